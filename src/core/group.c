@@ -1,0 +1,275 @@
+/* group.c: the errgroup: counts tasks, keeps the first error, collects what has ended.
+ *
+ * Owns its context, the ended tasks and the list of waiters. The owner thread adds and takes; workers
+ * end tasks. Invariant: `state` counts the owner and every task that has not ended; whoever brings it
+ * to zero frees the group, and nobody else touches the group after taking its own share away.
+ *
+ * Lock order: a group's lock is a leaf but for the wait's claim; waiters are woken after unlocking.
+ */
+#include "group.h"
+
+#include "mem.h"
+#include "platform.h"
+#include "pool.h"
+#include "stats.h"
+
+#include <string.h>
+
+enum { ONE = 2, HAS_WAITERS = 1 };
+
+weft_group *weft_group_make(weft_context *parent, weft_pool *pool, uint32_t limit,
+                            int is_collecting) {
+  weft_group *group = weft_malloc_aligned(64, sizeof *group);
+  weft_context *context = weft_context_with_cancel(parent);
+  if (!group || !context) {
+    weft_context_release(context);
+    weft_free(group);
+    return NULL;
+  }
+  *group = (weft_group){.context = context, .limit = limit, .is_collecting = !!is_collecting};
+  group->process = weft_process_generation();
+  if (pool)
+    group->pool = weft_pool_retain(pool);
+  atomic_init(&group->state, ONE);
+  pthread_mutex_init(&group->lock, NULL);
+  atomic_fetch_add_explicit(&weft_live.groups, 1, memory_order_relaxed);
+  return group;
+}
+
+weft_group *weft_group_new(weft_context *parent, weft_pool *pool, uint32_t limit) {
+  return weft_group_make(parent, pool, limit, 0);
+}
+
+static void destroy(weft_group *group) {
+  weft_task *task = atomic_load(&group->ended);
+  while (task) {
+    weft_task *next = task->next;
+    weft_task_free(task);
+    task = next;
+  }
+  weft_error_release(group->first_error);
+  weft_context_release(group->context);
+  if (group->pool)
+    weft_pool_release(group->pool);
+  pthread_mutex_destroy(&group->lock);
+  atomic_fetch_sub_explicit(&weft_live.groups, 1, memory_order_relaxed);
+  weft_free(group);
+}
+
+/* Claims those waiters for whom few enough tasks run. Called under lock. */
+static void claim_waiters(weft_group *group, uint32_t running, weft_wait **woken) {
+  weft_waiter *waiter = group->waiters.head;
+  while (waiter) {
+    weft_waiter *next = waiter->next;
+    if (running < waiter->weight)
+      weft_waitlist_claim(&group->waiters, waiter, woken);
+    waiter = next;
+  }
+  if (!group->waiters.head)
+    atomic_fetch_and(&group->state, ~(uint64_t)HAS_WAITERS);
+}
+
+/* Takes one share away under the lock, which whoever frees the group has held after us. */
+static void leave_slowly(weft_group *group) {
+  weft_wait *woken = NULL;
+  pthread_mutex_lock(&group->lock);
+  uint64_t left = (atomic_fetch_sub(&group->state, ONE) - ONE) >> 1;
+  if (left > 0)
+    claim_waiters(group, (uint32_t)left - 1, &woken);
+  pthread_mutex_unlock(&group->lock);
+  if (left == 0)
+    destroy(group);
+  else
+    weft_wake(woken);
+}
+
+static void leave(weft_group *group) {
+  uint64_t state = atomic_load_explicit(&group->state, memory_order_relaxed);
+  while (!(state & HAS_WAITERS) && state > 2 * ONE)
+    if (atomic_compare_exchange_weak(&group->state, &state, state - ONE))
+      return; /* neither the last nor waited for: the group is not ours to touch any more */
+  leave_slowly(group);
+}
+
+void weft_group_drop(weft_group *group) {
+  leave_slowly(group);
+}
+
+void weft_group_add(weft_group *group) {
+  atomic_fetch_add_explicit(&group->state, ONE, memory_order_relaxed);
+}
+
+void weft_group_unadd(weft_group *group) {
+  atomic_fetch_sub(&group->state, ONE);
+}
+
+void weft_group_task_ended(weft_group *group, weft_task *task) {
+  weft_task *head = atomic_load_explicit(&group->ended, memory_order_relaxed);
+  do
+    task->next = head;
+  while (!atomic_compare_exchange_weak_explicit(&group->ended, &head, task, memory_order_release,
+                                                memory_order_relaxed));
+  leave(group);
+}
+
+weft_task *weft_group_take_ended(weft_group *group) {
+  if (!atomic_load_explicit(&group->ended, memory_order_relaxed))
+    return NULL;
+  weft_task *newest = atomic_exchange_explicit(&group->ended, NULL, memory_order_acquire);
+  weft_task *oldest = NULL;
+  while (newest) {
+    weft_task *next = newest->next;
+    newest->next = oldest;
+    oldest = newest;
+    newest = next;
+  }
+  return oldest;
+}
+
+/* ---- the first error ---- */
+
+static int is_echo(const weft_error *error) {
+  return strcmp(error->kind, "canceled") == 0 || strcmp(error->kind, "deadline") == 0;
+}
+
+void weft_group_fail(weft_group *group, weft_error *error) {
+  weft_error *replaced = NULL;
+  pthread_mutex_lock(&group->lock);
+  if (!group->first_error || (is_echo(group->first_error) && !is_echo(error))) {
+    replaced = group->first_error;
+    group->first_error = weft_error_retain(error);
+  }
+  pthread_mutex_unlock(&group->lock);
+  weft_error_release(replaced);
+  if (!group->is_collecting)
+    weft_context_cancel(group->context, error);
+}
+
+weft_error *weft_group_first_error(weft_group *group) {
+  pthread_mutex_lock(&group->lock);
+  weft_error *error = weft_error_retain(group->first_error);
+  pthread_mutex_unlock(&group->lock);
+  return error;
+}
+
+/* ---- waiting ---- */
+
+static int is_reached(weft_group *group, uint32_t below) {
+  if (below == WEFT_GROUP_PROGRESS)
+    return atomic_load(&group->ended) != NULL || weft_group_running(group) == 0;
+  return weft_group_running(group) < below;
+}
+
+int weft_group_wait_below(weft_group *group, uint32_t below, weft_waiter *waiter) {
+  pthread_mutex_lock(&group->lock);
+  atomic_fetch_or(&group->state, HAS_WAITERS); /* before the look: a leaver sees it, or we see him */
+  int must_wait = !is_reached(group, below);
+  if (must_wait) {
+    waiter->weight = below;
+    weft_waitlist_push(&group->waiters, waiter);
+  } else if (!group->waiters.head) {
+    atomic_fetch_and(&group->state, ~(uint64_t)HAS_WAITERS);
+  }
+  pthread_mutex_unlock(&group->lock);
+  return must_wait;
+}
+
+void weft_group_unwait(weft_group *group, weft_waiter *waiter) {
+  pthread_mutex_lock(&group->lock);
+  weft_waitlist_remove(&group->waiters, waiter);
+  if (!group->waiters.head)
+    atomic_fetch_and(&group->state, ~(uint64_t)HAS_WAITERS);
+  pthread_mutex_unlock(&group->lock);
+}
+
+/* ---- the C interface ---- */
+
+static void block_until_below(weft_group *group, uint32_t below) {
+  weft_thread_wait party;
+  weft_waiter waiter;
+  weft_thread_wait_init(&party);
+  weft_waiter_init(&waiter, &party.wait, 0);
+  if (weft_group_wait_below(group, below, &waiter))
+    weft_thread_wait_block(&party);
+  else
+    weft_thread_wait_drop(&party);
+}
+
+static void block_until_queue_has_room(weft_pool *pool) {
+  weft_thread_wait party;
+  weft_waiter waiter;
+  weft_thread_wait_init(&party);
+  weft_waiter_init(&waiter, &party.wait, 0);
+  if (weft_pool_wait_room(pool, &waiter))
+    weft_thread_wait_block(&party);
+  else
+    weft_thread_wait_drop(&party);
+}
+
+static void free_ended(weft_group *group) {
+  weft_task *task = weft_group_take_ended(group);
+  while (task) {
+    weft_task *next = task->next;
+    weft_task_free(task);
+    task = next;
+  }
+}
+
+static int submit_call(weft_group *group, weft_task_fn fn, void *arg) {
+  weft_task *task = weft_task_new(group);
+  if (!task)
+    return WEFT_NOMEM;
+  weft_pool_call call = {fn, arg};
+  memcpy(task->parcel.inline_bytes, &call, sizeof call);
+  task->parcel.size = sizeof call;
+  weft_group_add(group);
+  int rc = weft_pool_submit(group->pool, task);
+  if (rc != WEFT_OK) {
+    weft_group_unadd(group);
+    weft_task_free(task);
+  }
+  return rc;
+}
+
+int weft_group_try_go(weft_group *group, weft_task_fn fn, void *arg) {
+  free_ended(group);
+  if (weft_context_done(group->context))
+    return WEFT_CANCELED;
+  if (group->limit && weft_group_running(group) >= group->limit)
+    return WEFT_WOULD_WAIT;
+  return submit_call(group, fn, arg);
+}
+
+int weft_group_go(weft_group *group, weft_task_fn fn, void *arg) {
+  for (;;) {
+    int rc = weft_group_try_go(group, fn, arg);
+    if (rc != WEFT_WOULD_WAIT)
+      return rc;
+    if (group->limit && weft_group_running(group) >= group->limit)
+      block_until_below(group, group->limit);
+    else
+      block_until_queue_has_room(group->pool);
+  }
+}
+
+weft_error *weft_group_wait(weft_group *group) {
+  block_until_below(group, 1);
+  free_ended(group);
+  return weft_group_first_error(group);
+}
+
+weft_context *weft_group_context(weft_group *group) {
+  return group->context;
+}
+
+void weft_group_cancel(weft_group *group, weft_error *cause) {
+  weft_context_cancel(group->context, cause);
+}
+
+void weft_group_close(weft_group *group) {
+  if (!group)
+    return;
+  weft_context_cancel(group->context, NULL);
+  block_until_below(group, 1);
+  weft_group_drop(group);
+}

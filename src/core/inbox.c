@@ -1,0 +1,67 @@
+/* inbox.c: a lock-free list of woken waits with one consumer.
+ *
+ * Owns the free list of inboxes. Any thread enters push; the driver enters the rest. Invariant: the
+ * push that finds the list empty unparks, so a driver that parks after seeing it empty is woken.
+ */
+#include "inbox.h"
+
+#include "mem.h"
+
+static pthread_mutex_t free_lock = PTHREAD_MUTEX_INITIALIZER; /* a leaf: nothing is locked under it */
+static weft_inbox *free_lists[2];                            /* by interruptible; guarded by free_lock */
+
+static weft_inbox *take_free(int interruptible) {
+  pthread_mutex_lock(&free_lock);
+  weft_inbox *inbox = free_lists[interruptible];
+  if (inbox)
+    free_lists[interruptible] = inbox->next_free;
+  pthread_mutex_unlock(&free_lock);
+  return inbox;
+}
+
+weft_inbox *weft_inbox_acquire(int interruptible) {
+  weft_inbox *inbox = take_free(!!interruptible);
+  if (inbox)
+    return inbox;
+  inbox = weft_malloc(sizeof *inbox + 64);
+  if (!inbox)
+    return NULL;
+  inbox = (weft_inbox *)(((uintptr_t)inbox + 63) & ~(uintptr_t)63); /* never freed */
+  atomic_init(&inbox->head, NULL);
+  inbox->next_free = NULL;
+  if (weft_parker_init(&inbox->parker, interruptible) != 0) {
+    inbox->parker.fd = -1; /* no descriptor left: it still works, signals are seen later */
+    atomic_init(&inbox->parker.state, 0);
+  }
+  return inbox;
+}
+
+void weft_inbox_release(weft_inbox *inbox) {
+  int interruptible = inbox->parker.fd >= 0;
+  pthread_mutex_lock(&free_lock);
+  inbox->next_free = free_lists[interruptible];
+  free_lists[interruptible] = inbox;
+  pthread_mutex_unlock(&free_lock);
+}
+
+void weft_inbox_push(weft_inbox *inbox, weft_wait *wait) {
+  weft_wait *head = atomic_load_explicit(&inbox->head, memory_order_relaxed);
+  do
+    wait->next = head;
+  while (!atomic_compare_exchange_weak(&inbox->head, &head, wait));
+  if (!head)
+    weft_parker_unpark(&inbox->parker);
+}
+
+weft_wait *weft_inbox_take(weft_inbox *inbox) {
+  if (weft_inbox_is_empty(inbox))
+    return NULL;
+  weft_wait *newest = atomic_exchange(&inbox->head, NULL), *oldest = NULL;
+  while (newest) {
+    weft_wait *next = newest->next;
+    newest->next = oldest;
+    oldest = newest;
+    newest = next;
+  }
+  return oldest;
+}

@@ -1,0 +1,32 @@
+/* inbox.h: where woken waits of one scheduler arrive, and where its thread sleeps.
+ *
+ * Any thread pushes; one thread at a time, the scheduler's driver, takes and parks.
+ */
+#ifndef WEFT_CORE_INBOX_H
+#define WEFT_CORE_INBOX_H
+
+#include "platform.h"
+#include "waiter.h"
+
+typedef struct weft_inbox {
+  _Atomic(weft_wait *) head __attribute__((aligned(64))); /* newest first */
+  weft_parker parker;
+  struct weft_inbox *next_free;
+} weft_inbox;
+
+/* An empty inbox, or NULL. `interruptible` as for weft_parker_init. */
+weft_inbox *weft_inbox_acquire(int interruptible);
+/* Gives it back. Inboxes are recycled and never freed: a waker that comes late, between its push
+ * and its unpark, meets live memory and causes at most one early return from a park. */
+void weft_inbox_release(weft_inbox *inbox);
+
+/* Never blocks, takes no lock. */
+void weft_inbox_push(weft_inbox *inbox, weft_wait *wait);
+/* Everything that has arrived, oldest first, linked by next; NULL when empty. */
+weft_wait *weft_inbox_take(weft_inbox *inbox);
+
+static inline int weft_inbox_is_empty(weft_inbox *inbox) {
+  return atomic_load_explicit(&inbox->head, memory_order_relaxed) == NULL;
+}
+
+#endif

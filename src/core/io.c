@@ -1,0 +1,294 @@
+/* io.c: the I/O thread.
+ *
+ * Owns the epoll and event descriptors, the table of watched descriptors and the list of posted jobs.
+ * One thread runs the loop; any thread posts, wakes, starts. Invariant: whatever is posted or started
+ * before weft_io_wake returns is seen by the next turn of the loop.
+ *
+ * Lock order: `lock` is a leaf; nothing is called under it.
+ */
+#include "io.h"
+
+#include "clock.h"
+#include "mem.h"
+#include "platform.h"
+#include "timer.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { EVENTS_PER_TURN = 32, FIRST_WATCHES = 64 };
+
+typedef struct watch {
+  void (*ready)(int fd, uint32_t events, void *arg);
+  void *arg;
+  uint32_t events; /* as registered with epoll; 0: not */
+} watch;
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t stopped = PTHREAD_COND_INITIALIZER;
+/* guarded by lock */
+static weft_io_job *jobs_head, *jobs_tail;
+static int is_running, is_stopping;
+/* written under lock before the thread starts, constant while it runs */
+static int epoll_fd = -1, wake_fd = -1;
+static _Atomic uint32_t process_plus_one; /* in which process the thread runs; 0: in none yet */
+static _Atomic int is_asleep;             /* the loop is, or is about to be, in epoll_wait */
+/* the I/O thread's own */
+static watch *watches;
+static int watch_capacity;
+static weft_io_job *hooks;
+
+/* ---- fork: the child has the lock free, no thread and descriptors of its own on first use ---- */
+
+static void before_fork(void) {
+  pthread_mutex_lock(&lock);
+}
+
+static void after_fork_in_parent(void) {
+  pthread_mutex_unlock(&lock);
+}
+
+static void after_fork_in_child(void) {
+  pthread_mutex_init(&lock, NULL);
+  jobs_head = jobs_tail = NULL;
+  is_running = is_stopping = 0;
+  if (epoll_fd >= 0) /* shared with the parent: closing our copy does not disturb it */
+    close(epoll_fd);
+  if (wake_fd >= 0)
+    close(wake_fd);
+  epoll_fd = wake_fd = -1;
+  if (watches)
+    memset(watches, 0, sizeof *watches * (size_t)watch_capacity);
+  hooks = NULL;
+  atomic_store(&process_plus_one, 0);
+}
+
+static void register_fork_handlers(void) {
+  weft_process_watch_forks();
+  pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+}
+
+/* ---- the loop ---- */
+
+static int wait_for_events(struct epoll_event *events, uint64_t until_ns) {
+  struct timespec left = {0, 0}, *timeout = NULL;
+  if (until_ns != WEFT_NEVER_NS) {
+    uint64_t now_ns = weft_clock_now_ns();
+    uint64_t ns = until_ns > now_ns ? until_ns - now_ns : 0;
+    left = (struct timespec){(time_t)(ns / 1000000000u), (long)(ns % 1000000000u)};
+    timeout = &left;
+  }
+#ifdef SYS_epoll_pwait2
+  static int has_pwait2 = 1;
+  if (has_pwait2) {
+    int count = (int)syscall(SYS_epoll_pwait2, epoll_fd, events, EVENTS_PER_TURN, timeout, NULL, 0);
+    if (count >= 0 || errno != ENOSYS)
+      return count;
+    has_pwait2 = 0;
+  }
+#endif
+  int64_t ms = timeout ? (int64_t)left.tv_sec * 1000 + (left.tv_nsec + 999999) / 1000000 : -1;
+  return epoll_wait(epoll_fd, events, EVENTS_PER_TURN, ms > 1000000 ? 1000000 : (int)ms);
+}
+
+static void dispatch(const struct epoll_event *event) {
+  int fd = event->data.fd;
+  uint64_t count;
+  if (fd == wake_fd) {
+    if (read(wake_fd, &count, sizeof count) < 0)
+      return;
+  } else if (fd < watch_capacity && watches[fd].ready) {
+    watches[fd].ready(fd, event->events, watches[fd].arg);
+  }
+}
+
+static weft_io_job *take_jobs(int *stop) {
+  pthread_mutex_lock(&lock);
+  weft_io_job *jobs = jobs_head;
+  jobs_head = jobs_tail = NULL;
+  *stop = is_stopping;
+  pthread_mutex_unlock(&lock);
+  return jobs;
+}
+
+static void run_jobs(weft_io_job *job) {
+  while (job) {
+    weft_io_job *next = job->next;
+    job->run(job);
+    job = next;
+  }
+}
+
+static void run_hooks(void) {
+  weft_io_job *pending = hooks;
+  hooks = NULL;
+  run_jobs(pending);
+}
+
+static int has_jobs(void) {
+  pthread_mutex_lock(&lock);
+  int found = jobs_head != NULL || is_stopping;
+  pthread_mutex_unlock(&lock);
+  return found;
+}
+
+/* Says that it sleeps before it looks for the last time, so that no wake is lost. */
+static int sleep_for_events(struct epoll_event *events) {
+  atomic_store(&is_asleep, 1);
+  uint64_t until_ns = has_jobs() ? 0 : weft_timers_next_ns();
+  int count = wait_for_events(events, until_ns);
+  atomic_store(&is_asleep, 0);
+  return count;
+}
+
+static void io_main(void *unused) {
+  struct epoll_event events[EVENTS_PER_TURN];
+  int stop = 0;
+  (void)unused;
+  while (!stop) {
+    int count = sleep_for_events(events);
+    for (int i = 0; i < count; i++)
+      dispatch(&events[i]);
+    weft_timers_run(weft_clock_now_ns());
+    run_jobs(take_jobs(&stop));
+    run_hooks();
+  }
+  pthread_mutex_lock(&lock);
+  is_running = 0;
+  atomic_store(&process_plus_one, 0);
+  pthread_cond_broadcast(&stopped);
+  pthread_mutex_unlock(&lock);
+}
+
+/* ---- start, wake, post ---- */
+
+static int open_descriptors(void) {
+  if (epoll_fd >= 0)
+    return 0;
+  struct epoll_event event = {.events = EPOLLIN};
+  epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+  wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+  event.data.fd = wake_fd;
+  if (epoll_fd >= 0 && wake_fd >= 0 && epoll_ctl(epoll_fd, EPOLL_CTL_ADD, wake_fd, &event) == 0)
+    return 0;
+  int error = errno;
+  if (epoll_fd >= 0)
+    close(epoll_fd);
+  if (wake_fd >= 0)
+    close(wake_fd);
+  epoll_fd = wake_fd = -1;
+  return error;
+}
+
+static int start_locked(void) {
+  if (is_running)
+    return 0;
+  int rc = open_descriptors();
+  if (rc)
+    return rc;
+  rc = weft_thread_start(io_main, NULL, "weft-io");
+  if (rc)
+    return rc;
+  is_running = 1;
+  atomic_store(&process_plus_one, weft_process_generation() + 1);
+  return 0;
+}
+
+int weft_io_start(void) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  if (atomic_load_explicit(&process_plus_one, memory_order_acquire) ==
+      weft_process_generation() + 1)
+    return 0;
+  pthread_once(&once, register_fork_handlers);
+  pthread_mutex_lock(&lock);
+  int rc = is_stopping ? ECANCELED : start_locked();
+  pthread_mutex_unlock(&lock);
+  return rc;
+}
+
+void weft_io_wake(void) {
+  uint64_t one = 1;
+  if (atomic_exchange(&is_asleep, 0) && write(wake_fd, &one, sizeof one) < 0)
+    return; /* the counter is full: the loop is awake */
+}
+
+void weft_io_post(weft_io_job *job) {
+  job->next = NULL;
+  pthread_mutex_lock(&lock);
+  if (jobs_tail)
+    jobs_tail->next = job;
+  else
+    jobs_head = job;
+  jobs_tail = job;
+  pthread_mutex_unlock(&lock);
+  weft_io_wake();
+}
+
+/* ---- descriptors ---- */
+
+static int grow_watches(int fd) {
+  int capacity = watch_capacity ? watch_capacity : FIRST_WATCHES;
+  while (capacity <= fd)
+    capacity *= 2;
+  watch *grown = weft_realloc(watches, sizeof *grown * (size_t)capacity);
+  if (!grown)
+    return ENOMEM;
+  memset(grown + watch_capacity, 0, sizeof *grown * (size_t)(capacity - watch_capacity));
+  watches = grown;
+  watch_capacity = capacity;
+  return 0;
+}
+
+int weft_io_watch(int fd, uint32_t events, void (*ready)(int, uint32_t, void *), void *arg) {
+  if (fd >= watch_capacity && grow_watches(fd) != 0)
+    return ENOMEM;
+  watch *entry = &watches[fd];
+  struct epoll_event event = {.events = events, .data.fd = fd};
+  int operation = !entry->events ? EPOLL_CTL_ADD : events ? EPOLL_CTL_MOD : EPOLL_CTL_DEL;
+  int rc = 0;
+  if (entry->events != events)
+    rc = epoll_ctl(epoll_fd, operation, fd, &event);
+  if (rc < 0 && errno == EEXIST)
+    rc = epoll_ctl(epoll_fd, EPOLL_CTL_MOD, fd, &event);
+  else if (rc < 0 && errno == ENOENT && events)
+    rc = epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event);
+  *entry = (watch){ready, arg, rc < 0 ? 0 : events};
+  return rc < 0 ? errno : 0;
+}
+
+void weft_io_forget(int fd) {
+  if (fd >= watch_capacity)
+    return;
+  if (watches[fd].events)
+    epoll_ctl(epoll_fd, EPOLL_CTL_DEL, fd, NULL);
+  watches[fd] = (watch){NULL, NULL, 0};
+}
+
+void weft_io_after_turn(weft_io_job *hook) {
+  hook->next = hooks;
+  hooks = hook;
+}
+
+int weft_io_stop(uint32_t timeout_ms) {
+  struct timespec until;
+  clock_gettime(CLOCK_REALTIME, &until);
+  until.tv_nsec += (long)timeout_ms % 1000 * 1000000;
+  until.tv_sec += timeout_ms / 1000 + until.tv_nsec / 1000000000;
+  until.tv_nsec %= 1000000000;
+  pthread_mutex_lock(&lock);
+  is_stopping = 1;
+  pthread_mutex_unlock(&lock);
+  weft_io_wake();
+  pthread_mutex_lock(&lock);
+  int rc = 0;
+  while (is_running && rc == 0)
+    rc = pthread_cond_timedwait(&stopped, &lock, &until);
+  int ended = !is_running;
+  pthread_mutex_unlock(&lock);
+  return ended;
+}

@@ -1,0 +1,171 @@
+/* platform.c: threads, parking, processors and forks on Linux.
+ *
+ * Owns the count of live threads and the fork generation. Any thread enters. Invariant: a parker's
+ * state is PARKED only while its owner sleeps or is about to, so an unpark makes a system call
+ * only then.
+ */
+#include "platform.h"
+
+#include "clock.h"
+#include "mem.h"
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static _Atomic uint32_t threads_live;
+static _Atomic uint64_t thread_fail_countdown;
+static _Atomic uint32_t generation;
+static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
+
+typedef struct thread_start {
+  void (*main)(void *);
+  void *arg;
+  char name[16];
+} thread_start;
+
+static void *thread_main(void *arg) {
+  thread_start start = *(thread_start *)arg;
+  weft_free(arg);
+  pthread_setname_np(pthread_self(), start.name);
+  start.main(start.arg);
+  atomic_fetch_sub(&threads_live, 1);
+  return NULL;
+}
+
+static int start_injected_failure(void) {
+  uint64_t left = atomic_load(&thread_fail_countdown);
+  return left != 0 && atomic_fetch_sub(&thread_fail_countdown, 1) == 1;
+}
+
+static int create_detached(thread_start *start) {
+  pthread_attr_t attributes;
+  pthread_t thread;
+  sigset_t all, before;
+  if (start_injected_failure())
+    return EAGAIN;
+  pthread_attr_init(&attributes);
+  pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  atomic_fetch_add(&threads_live, 1);
+  int rc = pthread_create(&thread, &attributes, thread_main, start);
+  if (rc)
+    atomic_fetch_sub(&threads_live, 1);
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  pthread_attr_destroy(&attributes);
+  return rc;
+}
+
+int weft_thread_start(void (*main)(void *), void *arg, const char *name) {
+  thread_start *start = weft_calloc(1, sizeof *start);
+  if (!start)
+    return ENOMEM;
+  start->main = main;
+  start->arg = arg;
+  strncpy(start->name, name, sizeof start->name - 1);
+  int rc = create_detached(start);
+  if (rc)
+    weft_free(start);
+  return rc;
+}
+
+uint32_t weft_threads_live(void) {
+  return atomic_load(&threads_live);
+}
+
+void weft_thread_fail_at(uint64_t nth) {
+  atomic_store(&thread_fail_countdown, nth);
+}
+
+uint32_t weft_cpu_count(void) {
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 0)
+    return (uint32_t)CPU_COUNT(&set);
+  long count = sysconf(_SC_NPROCESSORS_ONLN);
+  return count > 0 ? (uint32_t)count : 1;
+}
+
+static void after_fork_in_child(void) {
+  atomic_fetch_add(&generation, 1);
+  atomic_store(&threads_live, 0); /* threads do not cross a fork */
+}
+
+static void register_fork_handler(void) {
+  pthread_atfork(NULL, NULL, after_fork_in_child);
+}
+
+void weft_process_watch_forks(void) {
+  pthread_once(&fork_once, register_fork_handler);
+}
+
+uint32_t weft_process_generation(void) {
+  return atomic_load_explicit(&generation, memory_order_relaxed);
+}
+
+/* ---- parking ---- */
+
+enum { EMPTY, PARKED, NOTIFIED };
+
+int weft_parker_init(weft_parker *parker, int interruptible) {
+  atomic_init(&parker->state, EMPTY);
+  parker->fd = -1;
+  if (interruptible) {
+    parker->fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (parker->fd < 0)
+      return errno;
+  }
+  return 0;
+}
+
+static struct timespec *time_left(uint64_t until_ns, struct timespec *left) {
+  if (until_ns == WEFT_NEVER_NS)
+    return NULL;
+  uint64_t now_ns = weft_clock_now_ns();
+  uint64_t ns = until_ns > now_ns ? until_ns - now_ns : 0;
+  left->tv_sec = (time_t)(ns / 1000000000u);
+  left->tv_nsec = (long)(ns % 1000000000u);
+  return left;
+}
+
+static int sleep_on_fd(weft_parker *parker, const struct timespec *left) {
+  struct pollfd poll_fd = {.fd = parker->fd, .events = POLLIN};
+  uint64_t count;
+  int rc = ppoll(&poll_fd, 1, left, NULL);
+  if (rc < 0)
+    return errno == EINTR;
+  if (rc > 0 && read(parker->fd, &count, sizeof count) < 0)
+    return 0; /* another unpark took the byte: state tells */
+  return 0;
+}
+
+int weft_parker_park(weft_parker *parker, uint64_t until_ns) {
+  struct timespec left;
+  uint32_t expected = EMPTY;
+  int interrupted = 0;
+  if (atomic_compare_exchange_strong(&parker->state, &expected, PARKED)) {
+    struct timespec *timeout = time_left(until_ns, &left);
+    if (parker->fd >= 0)
+      interrupted = sleep_on_fd(parker, timeout);
+    else
+      syscall(SYS_futex, &parker->state, FUTEX_WAIT_PRIVATE, PARKED, timeout, NULL, 0);
+  }
+  atomic_exchange(&parker->state, EMPTY);
+  return interrupted;
+}
+
+void weft_parker_unpark(weft_parker *parker) {
+  if (atomic_exchange(&parker->state, NOTIFIED) != PARKED)
+    return;
+  uint64_t one = 1;
+  if (parker->fd < 0)
+    syscall(SYS_futex, &parker->state, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+  else if (write(parker->fd, &one, sizeof one) < 0)
+    return; /* the counter is full: the sleeper is awake already */
+}

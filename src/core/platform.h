@@ -1,0 +1,52 @@
+/* platform.h: what the core needs of the system: native threads, parking, processors, fork.
+ *
+ * Every function may be called from any thread.
+ */
+#ifndef WEFT_CORE_PLATFORM_H
+#define WEFT_CORE_PLATFORM_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define WEFT_NEVER_NS UINT64_MAX /* a deadline that does not come */
+
+/* Starts a detached native thread with every signal blocked. `name` is cut to 15 characters.
+ * `arg` stays the caller's on failure and is the thread's from then on. Returns 0 or an errno value. */
+int weft_thread_start(void (*main)(void *), void *arg, const char *name);
+/* How many threads that weft_thread_start made are alive. */
+uint32_t weft_threads_live(void);
+/* Fault injection for tests: the nth thread start from now fails with EAGAIN; 0 turns it off. */
+void weft_thread_fail_at(uint64_t nth);
+
+/* Processors that this process may run on (sched_getaffinity), at least 1. */
+uint32_t weft_cpu_count(void);
+/* Changes in the child of every fork: what was made under another number has no threads here. */
+uint32_t weft_process_generation(void);
+/* Counts the fork handlers in: called once by everything that starts threads. */
+void weft_process_watch_forks(void);
+
+static inline void weft_cpu_relax(void) {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ __volatile__("yield");
+#endif
+}
+
+/* A parker lets one thread sleep until another unparks it. An unpark that comes first is not lost;
+ * a park may return early, so callers loop on their own condition. */
+typedef struct weft_parker {
+  _Atomic uint32_t state;
+  int fd; /* -1: sleeps on a futex. Else an eventfd: signals interrupt the sleep (a script's thread) */
+} weft_parker;
+
+/* With `interruptible` the sleep ends when a signal handler ran. Returns 0 or an errno value. */
+int weft_parker_init(weft_parker *parker, int interruptible);
+/* Only the owner parks. Blocks until unparked, `until_ns` (monotonic) or, when interruptible, a
+ * signal. Returns 1 when a signal ended it, else 0. */
+int weft_parker_park(weft_parker *parker, uint64_t until_ns);
+void weft_parker_unpark(weft_parker *parker);
+
+#endif

@@ -1,0 +1,15 @@
+/* stats.h: counters of live objects, one a kind. */
+#ifndef WEFT_CORE_STATS_H
+#define WEFT_CORE_STATS_H
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+typedef struct weft_live_counters {
+  _Atomic uint32_t contexts, errors, pools, groups, channels, semaphores, waitgroups, codes;
+  _Atomic uint32_t transfers;
+} weft_live_counters;
+
+extern weft_live_counters weft_live;
+
+#endif

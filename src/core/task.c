@@ -1,0 +1,66 @@
+/* task.c: making, ending and cancelling a task.
+ *
+ * Owns a task's memory, name and own context. Entered by the thread that the task belongs to; cancel
+ * by any thread that keeps the group alive. Invariant: weft_task_end is the last that a worker does
+ * with a task and its group.
+ */
+#include "task.h"
+
+#include "group.h"
+#include "mem.h"
+
+weft_task *weft_task_new(weft_group *group) {
+  weft_task *task = weft_malloc(sizeof *task);
+  if (!task)
+    return NULL;
+  task->next = NULL;
+  task->group = group;
+  atomic_init(&task->own_context, NULL);
+  task->name = NULL;
+  weft_parcel_init(&task->parcel);
+  task->index = 0;
+  task->kind = 0;
+  atomic_init(&task->status, WEFT_TASK_QUEUED);
+  return task;
+}
+
+void weft_task_free(weft_task *task) {
+  weft_context_release(atomic_load_explicit(&task->own_context, memory_order_acquire));
+  weft_parcel_clear(&task->parcel);
+  weft_free(task->name);
+  weft_free(task);
+}
+
+weft_context *weft_task_context(weft_task *task) {
+  weft_context *own = atomic_load_explicit(&task->own_context, memory_order_acquire);
+  return own ? own : task->group->context;
+}
+
+weft_context *weft_task_own_context(weft_task *task) {
+  weft_context *own = atomic_load_explicit(&task->own_context, memory_order_acquire);
+  if (own)
+    return own;
+  weft_context *made = weft_context_with_cancel(task->group->context);
+  if (!made)
+    return NULL;
+  if (atomic_compare_exchange_strong(&task->own_context, &own, made))
+    return made;
+  weft_context_release(made);
+  return own;
+}
+
+int weft_task_cancel(weft_task *task, weft_error *cause) {
+  weft_context *own = weft_task_own_context(task);
+  if (!own)
+    return 0;
+  weft_context_cancel(own, cause);
+  /* It may have parked under the group's context before it had one of its own. */
+  weft_context_interrupt(task->group->context, task);
+  return 1;
+}
+
+void weft_task_end(weft_task *task, uint8_t status) {
+  atomic_store_explicit(&task->status, status, memory_order_release);
+  weft_group_task_ended(task->group, task);
+}
+

@@ -1,0 +1,42 @@
+/* task.h: one unit of work of a group, from go to the end. Internal to the core and its binding.
+ *
+ * A task belongs to one thread at a time: the one that made it, a pool's queue, the worker that runs
+ * it, the group's list of ended tasks, and at last the group's owner again.
+ */
+#ifndef WEFT_CORE_TASK_H
+#define WEFT_CORE_TASK_H
+
+#include "context.h"
+#include "parcel.h"
+
+typedef struct weft_task weft_task;
+
+enum { WEFT_TASK_QUEUED, WEFT_TASK_RUNNING, WEFT_TASK_DONE, WEFT_TASK_FAILED, WEFT_TASK_CANCELED };
+
+struct weft_task {
+  weft_task *next; /* of the list it is in */
+  struct weft_group *group;
+  _Atomic(weft_context *) own_context; /* made when first asked for; NULL: the group's will do */
+  char *name;                          /* owned; NULL: none */
+  weft_parcel parcel;                  /* before the end: what to run; after: the result */
+  uint32_t index;                      /* from 1, in the order of go */
+  uint8_t kind;                        /* the binding's to use */
+  _Atomic uint8_t status;
+};
+
+/* NULL: no memory. Starts out QUEUED. */
+weft_task *weft_task_new(struct weft_group *group);
+/* Frees it and drops its parcel. */
+void weft_task_free(weft_task *task);
+/* Ends the task: its parcel holds the result. The task is the group's from then on, and the group
+ * itself may be gone when this returns. Never blocks for longer than a lock. */
+void weft_task_end(weft_task *task, uint8_t status);
+
+/* The context that the task runs under; borrowed, valid until the task ends. */
+weft_context *weft_task_context(weft_task *task);
+/* A context of the task's own, so that it can be cancelled alone; borrowed. NULL: no memory. */
+weft_context *weft_task_own_context(weft_task *task);
+/* Cancels this task and nothing else of its group. Returns 0 when there was no memory for it. */
+int weft_task_cancel(weft_task *task, weft_error *cause);
+
+#endif

@@ -1,0 +1,182 @@
+/* timer.c: a pairing heap of timers behind one lock.
+ *
+ * Owns the heap's links, not the timers. Any thread starts and stops; the I/O thread fires. Invariant:
+ * a timer is in the heap exactly while is_queued, and its claim runs under the lock, so that after
+ * weft_timer_stop its owner may be freed.
+ *
+ * Lock order: the timers' lock is a leaf; claim takes no lock.
+ */
+#include "timer.h"
+
+#include "clock.h"
+#include "io.h"
+#include "platform.h"
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static weft_timer *root;       /* guarded by lock */
+static uint64_t last_sequence; /* guarded by lock */
+static uint32_t live;          /* guarded by lock */
+
+static int is_before(const weft_timer *a, const weft_timer *b) {
+  return a->at_ns != b->at_ns ? a->at_ns < b->at_ns : a->sequence < b->sequence;
+}
+
+/* Joins two heaps; either may be NULL. */
+static weft_timer *meld(weft_timer *a, weft_timer *b) {
+  if (!a || !b)
+    return a ? a : b;
+  if (is_before(b, a)) {
+    weft_timer *swap = a;
+    a = b;
+    b = swap;
+  }
+  b->prev = a; /* of a first child: its parent */
+  b->next = a->child;
+  if (a->child)
+    a->child->prev = b;
+  a->child = b;
+  return a;
+}
+
+/* The two-pass merge of a list of siblings into one heap. */
+static weft_timer *meld_siblings(weft_timer *first) {
+  weft_timer *pairs = NULL;
+  while (first) {
+    weft_timer *a = first, *b = first->next;
+    first = b ? b->next : NULL;
+    a->next = NULL;
+    if (b)
+      b->next = NULL;
+    a = meld(a, b);
+    a->next = pairs;
+    pairs = a;
+  }
+  weft_timer *heap = NULL;
+  while (pairs) {
+    weft_timer *next = pairs->next;
+    pairs->next = NULL;
+    heap = meld(heap, pairs);
+    pairs = next;
+  }
+  if (heap)
+    heap->prev = NULL;
+  return heap;
+}
+
+static void heap_remove(weft_timer *timer) {
+  weft_timer *children = meld_siblings(timer->child);
+  if (timer == root) {
+    root = children;
+  } else {
+    if (timer->prev->child == timer)
+      timer->prev->child = timer->next;
+    else
+      timer->prev->next = timer->next;
+    if (timer->next)
+      timer->next->prev = timer->prev;
+    root = meld(root, children);
+  }
+  timer->child = timer->next = timer->prev = NULL;
+  timer->is_queued = 0;
+  live--;
+}
+
+/* After a fork the parent's timers are none of ours. Called under lock. */
+static void forget_other_process(void) {
+  static uint32_t process;
+  if (process == weft_process_generation())
+    return;
+  process = weft_process_generation();
+  root = NULL;
+  live = 0;
+}
+
+int weft_timer_start(weft_timer *timer, uint64_t at_ns) {
+  int rc = weft_io_start();
+  if (rc)
+    return rc;
+  pthread_mutex_lock(&lock);
+  forget_other_process();
+  timer->at_ns = at_ns;
+  timer->sequence = ++last_sequence;
+  timer->child = timer->next = timer->prev = NULL;
+  timer->process = weft_process_generation();
+  timer->is_queued = 1;
+  live++;
+  root = meld(root, timer);
+  int is_first = root == timer;
+  pthread_mutex_unlock(&lock);
+  if (is_first)
+    weft_io_wake(); /* it sleeps for a later timer */
+  return 0;
+}
+
+int weft_timer_stop(weft_timer *timer) {
+  pthread_mutex_lock(&lock);
+  forget_other_process();
+  int was_queued = timer->is_queued && timer->process == weft_process_generation();
+  if (was_queued)
+    heap_remove(timer);
+  pthread_mutex_unlock(&lock);
+  return was_queued;
+}
+
+uint32_t weft_timers_live(void) {
+  pthread_mutex_lock(&lock);
+  forget_other_process();
+  uint32_t count = live;
+  pthread_mutex_unlock(&lock);
+  return count;
+}
+
+uint64_t weft_timers_next_ns(void) {
+  pthread_mutex_lock(&lock);
+  forget_other_process();
+  uint64_t next_ns = root ? root->at_ns : WEFT_NEVER_NS;
+  pthread_mutex_unlock(&lock);
+  return next_ns;
+}
+
+/* Takes everything due out of the heap; returns those to fire, in order, linked by next. */
+static weft_timer *claim_due(uint64_t now_ns) {
+  weft_timer *first = NULL, **end = &first;
+  pthread_mutex_lock(&lock);
+  while (root && root->at_ns <= now_ns) {
+    weft_timer *timer = root;
+    heap_remove(timer);
+    if (timer->claim(timer)) {
+      *end = timer;
+      end = &timer->next;
+    }
+  }
+  pthread_mutex_unlock(&lock);
+  return first;
+}
+
+void weft_timers_run(uint64_t now_ns) {
+  weft_timer *timer = claim_due(now_ns);
+  while (timer) {
+    weft_timer *next = timer->next;
+    timer->next = NULL;
+    timer->fire(timer);
+    timer = next;
+  }
+}
+
+static int claim_wait(weft_timer *timer) {
+  weft_wait_timer *self = (weft_wait_timer *)timer;
+  return weft_wait_claim(self->wait, self->index);
+}
+
+static void fire_wait(weft_timer *timer) {
+  weft_wait *wait = ((weft_wait_timer *)timer)->wait;
+  wait->next = NULL;
+  wait->wake(wait);
+}
+
+int weft_wait_timer_start(weft_wait_timer *timer, weft_wait *wait, uint32_t index, uint64_t at_ns) {
+  weft_timer_init(&timer->timer, claim_wait, fire_wait);
+  timer->wait = wait;
+  timer->index = index;
+  return weft_timer_start(&timer->timer, at_ns);
+}

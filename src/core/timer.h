@@ -1,0 +1,55 @@
+/* timer.h: things that happen at a time, on the I/O thread. Internal to the core and its binding.
+ *
+ * A timer lives in its owner's memory and needs no allocation, so starting one fails only when the
+ * I/O thread cannot be started.
+ */
+#ifndef WEFT_CORE_TIMER_H
+#define WEFT_CORE_TIMER_H
+
+#include "waiter.h"
+
+#include <stdint.h>
+
+typedef struct weft_timer weft_timer;
+struct weft_timer {
+  weft_timer *child, *next, *prev; /* pairing heap; guarded by the timers' lock */
+  uint64_t at_ns;
+  uint64_t sequence; /* orders timers of the same instant */
+  /* When due, under the timers' lock: returns 1 when fire shall follow, having made sure that the
+   * owner outlives it. Must not lock anything but leaves, nor block. */
+  int (*claim)(weft_timer *timer);
+  void (*fire)(weft_timer *timer); /* then, on the I/O thread, without locks */
+  uint32_t process;                /* the fork generation that it was started in */
+  uint8_t is_queued;
+};
+
+static inline void weft_timer_init(weft_timer *timer, int (*claim)(weft_timer *),
+                                   void (*fire)(weft_timer *)) {
+  *timer = (weft_timer){.claim = claim, .fire = fire};
+}
+
+/* Starts it (it must not be running). Any thread; does not block. Returns 0 or an errno value. */
+int weft_timer_start(weft_timer *timer, uint64_t at_ns);
+/* Returns 1 when it was taken out before it was due. On return claim is not running and will not. */
+int weft_timer_stop(weft_timer *timer);
+uint32_t weft_timers_live(void);
+
+/* ---- for the I/O loop ---- */
+
+/* When the next timer is due, WEFT_NEVER_NS when there is none. */
+uint64_t weft_timers_next_ns(void);
+/* Fires what is due at `now_ns`. */
+void weft_timers_run(uint64_t now_ns);
+
+/* ---- a wait that ends at a time ---- */
+
+typedef struct weft_wait_timer {
+  weft_timer timer; /* first */
+  weft_wait *wait;
+  uint32_t index;
+} weft_wait_timer;
+
+/* Claims `wait` as source `index` at `at_ns`. The owner stops it after waking. */
+int weft_wait_timer_start(weft_wait_timer *timer, weft_wait *wait, uint32_t index, uint64_t at_ns);
+
+#endif

@@ -1,0 +1,134 @@
+/* weft.h: the public interface of weft's C core: structured concurrency on native threads.
+ *
+ * The core knows no Lua. Conventions, unless a function says otherwise:
+ *  - any thread may call it, and it does not block;
+ *  - pointers given stay the caller's; handles returned carry one reference, the caller's, given back
+ *    with the matching _release (NULL is allowed there);
+ *  - functions that can fail for want of memory or threads return NULL or a negative WEFT_ code;
+ *  - times are seconds (double) in parameters, nanoseconds (_ns) inside.
+ */
+#ifndef WEFT_H
+#define WEFT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define WEFT_VERSION "0.1.0"
+
+enum {
+  WEFT_OK = 0,
+  WEFT_CLOSED = -1,    /* the channel, pool or group takes no more */
+  WEFT_CANCELED = -2,  /* the context is done: weft_context_error tells why */
+  WEFT_WOULD_WAIT = -3,
+  WEFT_NOMEM = -4,
+  WEFT_NOTHREAD = -5,  /* a native thread could not be started */
+  WEFT_TOO_LARGE = -6, /* more than can ever be had */
+  WEFT_FORKED = -7,    /* made in the parent process, used after a fork */
+};
+/* A sentence for a code above. The text is constant. */
+const char *weft_strerror(int code);
+
+/* ---- errors: immutable, refcounted ---- */
+
+typedef struct weft_error weft_error;
+/* `kind` is a word such as "canceled"; both texts are copied. Never NULL: without memory it is a
+ * constant "nomem" error. */
+weft_error *weft_error_new(const char *kind, const char *message);
+weft_error *weft_error_newf(const char *kind, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+weft_error *weft_error_retain(weft_error *error);
+void weft_error_release(weft_error *error);
+const char *weft_error_kind(const weft_error *error);    /* lives as long as the error */
+const char *weft_error_message(const weft_error *error); /* lives as long as the error */
+
+/* ---- contexts: a cancel tree with deadlines, after Go's context ---- */
+
+typedef struct weft_context weft_context;
+/* The root: never done. Borrowed: it need not be released. */
+weft_context *weft_background(void);
+/* A child that is done when it is cancelled or its parent is. NULL: no memory. */
+weft_context *weft_context_with_cancel(weft_context *parent);
+/* A child that is also done at `deadline_ns` (monotonic, see weft_now_ns), then with `cause` (may be
+ * NULL; retained). An earlier deadline of the parent stays in force. */
+weft_context *weft_context_with_deadline(weft_context *parent, uint64_t deadline_ns,
+                                         weft_error *cause);
+weft_context *weft_context_with_timeout(weft_context *parent, double seconds, weft_error *cause);
+/* A child that keeps deadline-free and alive when the parent is cancelled; values are still found. */
+weft_context *weft_context_without_cancel(weft_context *parent);
+weft_context *weft_context_retain(weft_context *context);
+/* The last release cancels nothing: children keep their parent alive. */
+void weft_context_release(weft_context *context);
+/* Makes the context and all its descendants done before it returns. `cause` may be NULL; retained.
+ * Only the first call has an effect. Cancelling the background does nothing. */
+void weft_context_cancel(weft_context *context, weft_error *cause);
+int weft_context_is_done(weft_context *context);
+/* NULL while it is not done; else an error of kind "canceled" or "deadline", with a reference for the
+ * caller. */
+weft_error *weft_context_error(weft_context *context);
+/* Why: what was given to cancel, to the deadline or to the ancestor that was; else the same as
+ * weft_context_error. With a reference for the caller; NULL while not done. */
+weft_error *weft_context_cause(weft_context *context);
+/* The deadline in force, or UINT64_MAX for none. */
+uint64_t weft_context_deadline_ns(weft_context *context);
+uint64_t weft_now_ns(void);
+/* Blocks the calling native thread for `seconds` or until the context is done (WEFT_CANCELED). */
+int weft_sleep(weft_context *context, double seconds);
+
+/* ---- pools: native threads, started on demand ---- */
+
+typedef struct weft_pool weft_pool;
+typedef struct weft_pool_config {
+  const char *name;  /* shown as the threads' name; copied; NULL: "weft" */
+  uint32_t threads;  /* at most so many; 0: one a processor */
+  uint32_t queue;    /* tasks that may wait for a thread; 0: no limit */
+  int nice;          /* added to the threads' nice value */
+} weft_pool_config;
+/* A pool that runs C functions. NULL: no memory. Threads start with the first tasks. */
+weft_pool *weft_pool_new(const weft_pool_config *config);
+/* Gives the caller's reference back; when tasks are still queued or running they are finished first,
+ * in the background, then the threads end. */
+void weft_pool_release(weft_pool *pool);
+/* Takes no more tasks and waits until all are finished and the threads have ended, `seconds` at the
+ * most (negative: for ever). Blocks the calling native thread. WEFT_OK or WEFT_WOULD_WAIT. */
+int weft_pool_close(weft_pool *pool, double seconds);
+
+/* ---- groups: Go's errgroup ---- */
+
+typedef struct weft_group weft_group;
+/* A group whose tasks run on `pool` under a child of `parent`; both are retained. `limit`: tasks that
+ * may run at once, 0 for no limit. NULL: no memory. */
+weft_group *weft_group_new(weft_context *parent, weft_pool *pool, uint32_t limit);
+/* What a task of the C API is: returns NULL, or an error whose reference the group takes over; the
+ * first one cancels the group's context. Runs on a thread of the pool and may block it. */
+typedef weft_error *(*weft_task_fn)(weft_context *context, void *arg);
+/* Starts fn(context, arg). While the limit is reached or the pool's queue is full it blocks the
+ * calling native thread. WEFT_OK, WEFT_CANCELED, WEFT_CLOSED, WEFT_NOMEM, WEFT_NOTHREAD. `arg` must
+ * outlive the task when WEFT_OK was returned. */
+int weft_group_go(weft_group *group, weft_task_fn fn, void *arg);
+/* The same, but WEFT_WOULD_WAIT instead of blocking. */
+int weft_group_try_go(weft_group *group, weft_task_fn fn, void *arg);
+/* Blocks the calling native thread until every task has ended. Returns the first error, with a
+ * reference for the caller, or NULL. */
+weft_error *weft_group_wait(weft_group *group);
+/* The group's context; borrowed. */
+weft_context *weft_group_context(weft_group *group);
+void weft_group_cancel(weft_group *group, weft_error *cause);
+/* Cancels what still runs, waits for it (blocks) and frees the group. */
+void weft_group_close(weft_group *group);
+
+/* ---- counts of what is alive: for tests and for watching ---- */
+
+typedef struct weft_stats {
+  uint32_t threads, contexts, errors, pools, groups, channels, semaphores, waitgroups, timers;
+  uint32_t transfers;
+} weft_stats;
+void weft_stats_read(weft_stats *stats);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
