@@ -115,18 +115,23 @@ static weft_context *new_child(weft_context *parent, uint64_t deadline_ns) {
 
 /* ---- cancelling ---- */
 
-/* Marks one context done: 1, or 0 when it was. Its children go to `children`, detached and retained. */
-static int finish_one(weft_context *context, weft_error *error, weft_error *cause,
-                      weft_context **children, weft_wait **woken) {
-  pthread_mutex_lock(&context->lock);
-  int is_first = !weft_context_done(context);
-  if (is_first) {
-    context->error = weft_error_retain(error);
-    context->cause = weft_error_retain(cause);
-    atomic_store(&context->is_done, 1);
-    weft_waitlist_claim_all(&context->waiters, woken);
-  }
+/* Called under the context's lock. */
+static void mark_done(weft_context *context, weft_error *error, weft_error *cause,
+                      weft_wait **woken) {
+  if (weft_context_done(context))
+    return;
+  context->error = weft_error_retain(error);
+  context->cause = weft_error_retain(cause);
+  atomic_store(&context->is_done, 1);
+  weft_waitlist_claim_all(&context->waiters, woken);
+}
+
+/* Marks one context done. Its children go to `children`, detached and retained. */
+static void finish_one(weft_context *context, weft_error *error, weft_error *cause,
+                       weft_context **children, weft_wait **woken) {
   weft_context *child;
+  pthread_mutex_lock(&context->lock);
+  mark_done(context, error, cause, woken);
   while ((child = context->first_child)) {
     unlink_child(context, child);
     if (weft_handle_try_retain(&child->handle)) {
@@ -135,11 +140,19 @@ static int finish_one(weft_context *context, weft_error *error, weft_error *caus
     }
   }
   pthread_mutex_unlock(&context->lock);
-  return is_first;
+}
+
+/* A release may destroy handles of any kind, so it waits until no lock is held. */
+static void release_all(weft_context *context) {
+  while (context) {
+    weft_context *next = context->next_cancelled;
+    weft_context_release(context);
+    context = next;
+  }
 }
 
 static void finish_tree(weft_context *top, weft_error *error, weft_error *cause) {
-  weft_context *pending = NULL;
+  weft_context *pending = NULL, *finished = NULL;
   weft_wait *woken = NULL;
   pthread_mutex_lock(&propagation);
   finish_one(top, error, cause, &pending, &woken);
@@ -148,41 +161,34 @@ static void finish_tree(weft_context *top, weft_error *error, weft_error *cause)
     pending = context->next_cancelled;
     finish_one(context, error, cause, &pending, &woken);
     stop_timer(context);
-    weft_context_release(context);
+    context->next_cancelled = finished;
+    finished = context;
   }
   pthread_mutex_unlock(&propagation);
   weft_wake(woken);
+  release_all(finished);
 }
 
-static int has_children(weft_context *context) {
-  pthread_mutex_lock(&context->lock);
-  int found = context->first_child != NULL;
-  pthread_mutex_unlock(&context->lock);
-  return found;
-}
-
-/* A leaf needs no walk, and so not the process-wide lock. A child that is added meanwhile sees the
- * flag and starts out done. */
-static void finish(weft_context *context, weft_error *error, weft_error *cause) {
-  weft_context *children = NULL;
+/* A leaf needs no walk, and so not the process-wide lock: 1, or 0 when it has children. */
+static int finish_leaf(weft_context *context, weft_error *error, weft_error *cause) {
   weft_wait *woken = NULL;
+  pthread_mutex_lock(&context->lock);
+  int is_leaf = !context->first_child;
+  if (is_leaf)
+    mark_done(context, error, cause, &woken);
+  pthread_mutex_unlock(&context->lock);
+  weft_wake(woken);
+  return is_leaf;
+}
+
+static void finish(weft_context *context, weft_error *error, weft_error *cause) {
   if (weft_context_done(context)) {
     pthread_mutex_lock(&propagation); /* until the first canceller is through */
     pthread_mutex_unlock(&propagation);
     return;
   }
-  if (has_children(context)) {
+  if (!finish_leaf(context, error, cause))
     finish_tree(context, error, cause);
-  } else {
-    finish_one(context, error, cause, &children, &woken);
-    weft_wake(woken);
-    while (children) { /* added between the look and the lock */
-      weft_context *child = children;
-      children = child->next_cancelled;
-      finish(child, error, cause);
-      weft_context_release(child);
-    }
-  }
   stop_timer(context);
 }
 
@@ -323,20 +329,6 @@ void weft_context_unwait(weft_context *context, weft_waiter *waiter) {
   pthread_mutex_lock(&context->lock);
   weft_waitlist_remove(&context->waiters, waiter);
   pthread_mutex_unlock(&context->lock);
-}
-
-void weft_context_interrupt(weft_context *context, void *slot) {
-  weft_wait *woken = NULL;
-  pthread_mutex_lock(&context->lock);
-  weft_waiter *waiter = context->waiters.head;
-  while (waiter) {
-    weft_waiter *next = waiter->next;
-    if (waiter->slot == slot)
-      weft_waitlist_claim(&context->waiters, waiter, &woken);
-    waiter = next;
-  }
-  pthread_mutex_unlock(&context->lock);
-  weft_wake(woken);
 }
 
 uint64_t weft_now_ns(void) {

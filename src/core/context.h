@@ -42,9 +42,6 @@ weft_context *weft_context_find(weft_context *context, const void *key, uint32_t
 int weft_context_wait(weft_context *context, weft_waiter *waiter);
 /* Takes it out again; nothing when it was claimed. */
 void weft_context_unwait(weft_context *context, weft_waiter *waiter);
-/* Claims and wakes the waiters whose slot is `slot`: cancels one task of many. */
-void weft_context_interrupt(weft_context *context, void *slot);
-
 static inline int weft_context_done(const weft_context *context) {
   return atomic_load_explicit(&context->is_done, memory_order_acquire);
 }

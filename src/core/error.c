@@ -94,6 +94,8 @@ const char *weft_strerror(int code) {
     return "more than can ever be had";
   case WEFT_FORKED:
     return "it was made before the process forked: make a new one in the child";
+  case WEFT_BELOW_ZERO:
+    return "more was given back or done than there was";
   default:
     return "unknown code";
   }

@@ -15,6 +15,7 @@ struct weft_group {
   weft_pool *pool;       /* retained; NULL: tasks run where the group is owned; constant */
   uint32_t limit;        /* 0: none; constant */
   uint32_t process;      /* the fork generation that it was made in */
+  void *owner;           /* the binding's; of the owner thread */
   uint8_t is_collecting; /* a failure does not cancel; constant */
   /* (tasks that have not ended + 1 for the owner) * 2 + 1 when somebody waits */
   _Atomic uint64_t state __attribute__((aligned(64)));

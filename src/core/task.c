@@ -9,12 +9,15 @@
 #include "group.h"
 #include "mem.h"
 
+#include <string.h>
+
 weft_task *weft_task_new(weft_group *group) {
   weft_task *task = weft_malloc(sizeof *task);
   if (!task)
     return NULL;
   task->next = NULL;
   task->group = group;
+  atomic_init(&task->runner, NULL);
   atomic_init(&task->own_context, NULL);
   task->name = NULL;
   weft_parcel_init(&task->parcel);
@@ -54,8 +57,6 @@ int weft_task_cancel(weft_task *task, weft_error *cause) {
   if (!own)
     return 0;
   weft_context_cancel(own, cause);
-  /* It may have parked under the group's context before it had one of its own. */
-  weft_context_interrupt(task->group->context, task);
   return 1;
 }
 
@@ -64,3 +65,17 @@ void weft_task_end(weft_task *task, uint8_t status) {
   weft_group_task_ended(task->group, task);
 }
 
+
+void weft_task_set_error(weft_task *task, weft_error *error) {
+  weft_handle *handle = &weft_error_retain(error)->handle;
+  weft_parcel *parcel = &task->parcel;
+  weft_parcel_clear(parcel);
+  memset(parcel->inline_bytes, 0, WEFT_PARCEL_HANDLE_SIZE); /* a record that ends the chain */
+  memcpy(parcel->inline_bytes, &handle, sizeof handle);
+  parcel->size = WEFT_PARCEL_HANDLE_SIZE;
+  parcel->last_handle = 1;
+}
+
+weft_error *weft_task_error(weft_task *task) {
+  return (weft_error *)weft_parcel_read_handle(task->parcel.data);
+}

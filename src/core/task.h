@@ -16,6 +16,7 @@ enum { WEFT_TASK_QUEUED, WEFT_TASK_RUNNING, WEFT_TASK_DONE, WEFT_TASK_FAILED, WE
 struct weft_task {
   weft_task *next; /* of the list it is in */
   struct weft_group *group;
+  _Atomic(struct weft_inbox *) runner; /* of the scheduler that started it; NULL: none yet */
   _Atomic(weft_context *) own_context; /* made when first asked for; NULL: the group's will do */
   char *name;                          /* owned; NULL: none */
   weft_parcel parcel;                  /* before the end: what to run; after: the result */
@@ -36,7 +37,12 @@ void weft_task_end(weft_task *task, uint8_t status);
 weft_context *weft_task_context(weft_task *task);
 /* A context of the task's own, so that it can be cancelled alone; borrowed. NULL: no memory. */
 weft_context *weft_task_own_context(weft_task *task);
-/* Cancels this task and nothing else of its group. Returns 0 when there was no memory for it. */
+/* Cancels this task and nothing else of its group: makes its own context done. A binding then has to
+ * tell whoever runs it, when it is parked. Returns 0 when there was no memory for it. */
 int weft_task_cancel(weft_task *task, weft_error *cause);
+
+/* A failed task's parcel holds its error, retained; the task belongs to the caller. */
+void weft_task_set_error(weft_task *task, weft_error *error);
+weft_error *weft_task_error(weft_task *task); /* borrowed */
 
 #endif

@@ -6,7 +6,7 @@
 #include "waiter.h"
 
 void weft_waitlist_push(weft_waitlist *list, weft_waiter *waiter) {
-  waiter->list = list;
+  waiter->is_queued = 1;
   waiter->next = NULL;
   waiter->prev = list->tail;
   if (list->tail)
@@ -17,9 +17,9 @@ void weft_waitlist_push(weft_waitlist *list, weft_waiter *waiter) {
 }
 
 void weft_waitlist_remove(weft_waitlist *list, weft_waiter *waiter) {
-  if (waiter->list != list)
+  if (!waiter->is_queued)
     return;
-  waiter->list = NULL;
+  waiter->is_queued = 0;
   if (waiter->prev)
     waiter->prev->next = waiter->next;
   else

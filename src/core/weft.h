@@ -28,6 +28,7 @@ enum {
   WEFT_NOTHREAD = -5,  /* a native thread could not be started */
   WEFT_TOO_LARGE = -6, /* more than can ever be had */
   WEFT_FORKED = -7,    /* made in the parent process, used after a fork */
+  WEFT_BELOW_ZERO = -8, /* more is given back or done than there was */
 };
 /* A sentence for a code above. The text is constant. */
 const char *weft_strerror(int code);
@@ -119,6 +120,56 @@ weft_context *weft_group_context(weft_group *group);
 void weft_group_cancel(weft_group *group, weft_error *cause);
 /* Cancels what still runs, waits for it (blocks) and frees the group. */
 void weft_group_close(weft_group *group);
+
+/* ---- channels: values between threads, with Go's rules ---- */
+
+typedef struct weft_channel weft_channel;
+/* `capacity` 0: a rendezvous. The memory for all values is reserved at once. NULL: no memory. */
+weft_channel *weft_channel_new(uint32_t capacity);
+weft_channel *weft_channel_retain(weft_channel *channel);
+/* The last one drops the values that are still held. */
+void weft_channel_release(weft_channel *channel);
+/* Sends a copy of `size` bytes. Blocks the calling native thread until there is room or, at capacity 0,
+ * a receiver. WEFT_OK, WEFT_CLOSED, WEFT_CANCELED, WEFT_NOMEM, WEFT_TOO_LARGE. */
+int weft_channel_send(weft_context *context, weft_channel *channel, const void *bytes, size_t size);
+/* Blocks the calling native thread until there is a value: `*size` (may be NULL) is its length, and at
+ * most `capacity` bytes are copied to `buffer`; the rest is lost. WEFT_OK, WEFT_CANCELED, or WEFT_CLOSED
+ * when it is closed and empty. */
+int weft_channel_recv(weft_context *context, weft_channel *channel, void *buffer, size_t capacity,
+                      size_t *size);
+/* Takes no more values; those held can still be received. Blocked senders and receivers are woken.
+ * WEFT_OK, or WEFT_CLOSED when it was closed before. */
+int weft_channel_close(weft_channel *channel);
+uint32_t weft_channel_length(weft_channel *channel);
+
+/* ---- semaphores: weighted, strictly first in, first out ---- */
+
+typedef struct weft_semaphore weft_semaphore;
+weft_semaphore *weft_semaphore_new(uint32_t size); /* NULL: no memory */
+weft_semaphore *weft_semaphore_retain(weft_semaphore *semaphore);
+void weft_semaphore_release(weft_semaphore *semaphore);
+/* Blocks the calling native thread until `weight` is had. WEFT_OK, WEFT_CANCELED, or WEFT_TOO_LARGE when
+ * the semaphore is smaller than that. */
+int weft_semaphore_acquire(weft_context *context, weft_semaphore *semaphore, uint32_t weight);
+/* The same, but WEFT_WOULD_WAIT instead of blocking. */
+int weft_semaphore_try_acquire(weft_semaphore *semaphore, uint32_t weight);
+/* Gives back what was acquired. WEFT_OK, or WEFT_BELOW_ZERO when so much is not held: nothing changes. */
+int weft_semaphore_give_back(weft_semaphore *semaphore, uint32_t weight);
+/* What is held stays held; waiters that want more than the new size end with WEFT_TOO_LARGE. */
+void weft_semaphore_resize(weft_semaphore *semaphore, uint32_t size);
+
+/* ---- waitgroups: until a count is zero ---- */
+
+typedef struct weft_waitgroup weft_waitgroup;
+weft_waitgroup *weft_waitgroup_new(void); /* NULL: no memory */
+weft_waitgroup *weft_waitgroup_retain(weft_waitgroup *waitgroup);
+void weft_waitgroup_release(weft_waitgroup *waitgroup);
+/* `delta` may be negative. WEFT_OK; or WEFT_BELOW_ZERO, WEFT_TOO_LARGE: the count is unchanged. */
+int weft_waitgroup_add(weft_waitgroup *waitgroup, int64_t delta);
+int weft_waitgroup_done(weft_waitgroup *waitgroup); /* add(-1) */
+/* Blocks the calling native thread until the count is zero (WEFT_OK) or the context is done
+ * (WEFT_CANCELED). */
+int weft_waitgroup_wait(weft_context *context, weft_waitgroup *waitgroup);
 
 /* ---- counts of what is alive: for tests and for watching ---- */
 

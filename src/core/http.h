@@ -1,0 +1,123 @@
+/* http.h: HTTP transfers by the thousand: libcurl on the I/O thread behind a queue.
+ *
+ * A transfer is one request and its answer. It is a refcounted handle: made, started and waited for
+ * by any thread, and run on the I/O thread. Nothing here blocks, except where it says so. TLS
+ * certificates are always verified; redirects are never followed. Proxies come from the environment
+ * (http_proxy, https_proxy, all_proxy, no_proxy), which is read once.
+ */
+#ifndef WEFT_CORE_HTTP_H
+#define WEFT_CORE_HTTP_H
+
+#include "waiter.h"
+#include "weft.h"
+
+#include <string.h>
+
+/* Bytes with their length, so that a NUL among them is seen (and refused where it must be). */
+typedef struct weft_http_text {
+  const char *bytes;
+  size_t size;
+} weft_http_text;
+
+static inline weft_http_text weft_http_text_of(const char *string) {
+  return (weft_http_text){string, strlen(string)};
+}
+
+typedef struct weft_http_header {
+  weft_http_text name, value;
+} weft_http_header;
+
+enum {
+  WEFT_HTTP_CONNECT_TIMEOUT_MS = 30000,
+  WEFT_HTTP_MAX_BODY = 64 << 20,
+  WEFT_HTTP_MAX_HEADER = 256 << 10,
+  WEFT_HTTP_LIMIT = 10000,
+};
+
+/* What to send. All zero but for the URL is a plain GET without decompression. */
+typedef struct weft_http_request {
+  weft_http_text method; /* empty: GET. The usual methods are taken in any case */
+  weft_http_text url;    /* http:// or https://, already percent-encoded */
+  const weft_http_header *headers;
+  size_t header_count;
+  weft_http_text body;         /* bytes NULL: none */
+  weft_http_text ca_file;      /* a PEM bundle to trust instead of the system's; empty: the system's */
+  uint32_t connect_timeout_ms; /* 0: WEFT_HTTP_CONNECT_TIMEOUT_MS */
+  uint32_t timeout_ms;         /* from start to the last byte, the time in the queue too; 0: none */
+  size_t max_body;             /* bytes after decompression; 0: WEFT_HTTP_MAX_BODY */
+  size_t max_header;           /* bytes of the answer's headers; 0: WEFT_HTTP_MAX_HEADER */
+  uint8_t decompress; /* offers every coding that libcurl knows, and decodes the answer */
+} weft_http_request;
+
+typedef struct weft_http_transfer weft_http_transfer;
+
+/* Checks the request and copies all of it. NULL: `*error` says why, and is the caller's: kind
+ * "invalid" (its message never holds a header's value or a part of the URL) or "nomem". */
+weft_http_transfer *weft_http_transfer_new(const weft_http_request *request, weft_error **error);
+weft_http_transfer *weft_http_transfer_retain(weft_http_transfer *transfer);
+/* The last release of a transfer that runs does not abort it. */
+void weft_http_transfer_release(weft_http_transfer *transfer);
+
+/* Hands it to the I/O thread; transfers beyond the limit wait in the order of starting. WEFT_OK,
+ * WEFT_NOTHREAD, or WEFT_CLOSED when it was started before. */
+int weft_http_start(weft_http_transfer *transfer);
+/* Queues the waiter for the end: 1. When it has finished already: 0, nothing queued. */
+int weft_http_wait(weft_http_transfer *transfer, weft_waiter *waiter);
+/* Takes it out again; nothing when it was claimed. */
+void weft_http_unwait(weft_http_transfer *transfer, weft_waiter *waiter);
+/* Ends it soon with the error "canceled", unless it finishes first. The I/O thread aborts in slices,
+ * so the end still comes through weft_http_wait. */
+void weft_http_abort(weft_http_transfer *transfer);
+int weft_http_is_finished(weft_http_transfer *transfer);
+
+/* ---- the outcome: valid once finished, borrowed from the transfer ---- */
+
+/* NULL: there is an answer, whatever its status. Else one line with the method and the URL (without
+ * userinfo and query), and the kind: "timeout", "network" (name, connection, reset, cut short),
+ * "tls", "too_large", "protocol", "canceled" or "nomem". */
+weft_error *weft_http_error(weft_http_transfer *transfer);
+/* 0: no final status line arrived. */
+int weft_http_status(weft_http_transfer *transfer);
+/* Walks the headers in the order of their arrival, from `*position` 0 on: 1 with the next header,
+ * or 0. Interim answers, trailers and a proxy's own headers are not among them. */
+int weft_http_next_header(weft_http_transfer *transfer, size_t *position, weft_http_header *header);
+/* The first header of that name in any case: 1, or 0. */
+int weft_http_find_header(weft_http_transfer *transfer, const char *name, weft_http_text *value);
+/* Empty after an error: what arrived by halves is not passed for whole. */
+weft_http_text weft_http_body(weft_http_transfer *transfer);
+
+/* Since the start, in nanoseconds; 0: it did not get so far. */
+typedef struct weft_http_times {
+  uint64_t launched_ns;   /* left the queue */
+  uint64_t connected_ns;  /* TLS included; as launched_ns when the connection was open */
+  uint64_t first_byte_ns; /* of the answer */
+  uint64_t total_ns;
+  uint64_t sent, received; /* bytes of the bodies as they crossed the network */
+  uint8_t is_reused;       /* no connection had to be opened */
+} weft_http_times;
+const weft_http_times *weft_http_times_of(weft_http_transfer *transfer);
+
+/* ---- for C users: one call ---- */
+
+/* Blocks the calling native thread until the answer is there or the context is done. NULL with
+ * `*transfer` finished and the caller's; or an error, the caller's, with `*transfer` NULL. */
+weft_error *weft_http_perform(weft_context *context, const weft_http_request *request,
+                              weft_http_transfer **transfer);
+
+/* ---- the engine of this process ---- */
+
+/* How many transfers may be in flight; 0 means 1. Those that run are not touched. */
+void weft_http_set_limit(uint32_t limit);
+/* Closes all idle connections and frees what no transfer uses. Blocks until the I/O thread has done
+ * so; not for the I/O thread itself. */
+void weft_http_close_idle(void);
+
+typedef struct weft_http_stats {
+  uint32_t in_flight, queued;
+  uint32_t sockets; /* that are open, the idle ones too */
+  uint32_t shards;  /* multi handles */
+  uint32_t handles; /* easy handles */
+} weft_http_stats;
+void weft_http_stats_read(weft_http_stats *stats);
+
+#endif

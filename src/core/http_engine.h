@@ -1,0 +1,177 @@
+/* http_engine.h: the inside of the HTTP engine, shared by the http_*.c files and nobody else.
+ *
+ * Way of a transfer: http_request.c makes it; http.c takes it from any thread to the I/O thread;
+ * http_turn.c queues, launches and ends it; http_shard.c owns the libcurl handles that run it;
+ * http_socket.c ties these to the loop; http_response.c gathers the answer; http_error.c says why it
+ * failed. Functions marked [I/O] are called on the I/O thread only.
+ */
+#ifndef WEFT_CORE_HTTP_ENGINE_H
+#define WEFT_CORE_HTTP_ENGINE_H
+
+#include "buf.h"
+#include "handle.h"
+#include "http.h"
+#include "io.h"
+#include "timer.h"
+
+#include <curl/curl.h>
+
+typedef struct weft_http_shard weft_http_shard;
+typedef struct weft_http_slot weft_http_slot;
+
+enum {
+  WEFT_HTTP_SHARD_SIZE = 64, /* transfers in flight; libcurl walks lists of this length */
+  WEFT_HTTP_SLICE = 64,      /* launches and aborts a turn, so that the loop never pauses long */
+};
+
+/* A transfer's state only rises. */
+enum { WEFT_HTTP_NEW, WEFT_HTTP_STARTED, WEFT_HTTP_FINISHED };
+enum { WEFT_HTTP_GET, WEFT_HTTP_HEAD, WEFT_HTTP_POST, WEFT_HTTP_CUSTOM }; /* methods to libcurl */
+/* Why the engine ends a transfer that libcurl would go on with. */
+enum { WEFT_HTTP_GO_ON, WEFT_HTTP_ABORTED, WEFT_HTTP_TIMED_OUT, WEFT_HTTP_NO_WATCH };
+/* Why a callback refused to take more of the answer. */
+enum {
+  WEFT_HTTP_FITS,
+  WEFT_HTTP_HEAD_OVERFLOW,
+  WEFT_HTTP_LINE_OVERFLOW,
+  WEFT_HTTP_BODY_OVERFLOW,
+  WEFT_HTTP_NO_MEMORY,
+};
+
+struct weft_http_transfer {
+  weft_handle handle; /* first; the engine holds a reference from start to finish */
+  /* the request, constant: texts and list lie behind the struct, `url` and `body` go at the end */
+  CURLU *url;
+  uint8_t *body; /* owned; NULL: none or empty */
+  size_t body_size;
+  const char *method, *ca_file; /* ca_file NULL: the system's */
+  struct curl_slist *headers;
+  size_t max_body, max_header;
+  uint32_t connect_timeout_ms, timeout_ms;
+  uint8_t method_kind, has_body, is_tls, decompress;
+  _Atomic uint8_t state; /* written under the engine's lock */
+  /* guarded by the engine's lock */
+  uint8_t is_aborting;
+  uint32_t process; /* the fork generation that it was started in */
+  weft_waitlist waiters;
+  weft_http_transfer *next; /* of the list it is in; the I/O thread's once that took it */
+  weft_http_transfer *next_aborted;
+  uint64_t started_ns; /* constant once started */
+  /* the I/O thread's until finished, then constant */
+  weft_http_transfer *previous; /* in the queue */
+  weft_http_transfer *next_doomed;
+  weft_http_slot *slot; /* NULL: not in flight */
+  weft_timer timer;     /* of timeout_ms */
+  uint8_t is_queued, is_ended, doom, overflow;
+  uint8_t has_final_head; /* the blank line after the final answer's headers has been seen */
+  size_t header_bytes;    /* of interim answers too */
+  int status;
+  weft_buf head;    /* the header lines, each ended by LF */
+  weft_buf content; /* the answer's body */
+  weft_error *error;
+  weft_http_times times;
+};
+
+/* An easy handle that goes from transfer to transfer; the I/O thread's. */
+struct weft_http_slot {
+  CURL *easy;
+  weft_http_shard *shard;
+  weft_http_slot *next_idle;
+  weft_http_transfer *transfer; /* NULL while idle */
+  const char *proxy;            /* as set in the handle */
+  uint8_t is_tls, has_method, has_ca_file, has_coding; /* as set in the handle */
+  int system_error; /* errno of a socket that could not be made or watched; 0: none */
+  char reason[CURL_ERROR_SIZE];
+};
+
+/* A multi handle with its connections; the I/O thread's. */
+struct weft_http_shard {
+  CURLM *multi;
+  weft_http_slot *idle; /* the last one used first */
+  uint32_t index, in_flight;
+  uint64_t due_ns;  /* when libcurl wants to be called: 0 now, WEFT_NEVER_NS not at all */
+  weft_timer timer; /* may be set for earlier than due_ns, never for later */
+  weft_http_shard *next_dirty;
+  uint8_t is_dirty;
+};
+
+/* What holds for the whole process, read once. */
+typedef struct weft_http_settings {
+  const char *http_proxy, *https_proxy; /* "": none */
+  const char *no_proxy;
+  const char *ca_bundle; /* "": none was found, libcurl's own defaults hold */
+} weft_http_settings;
+
+typedef struct weft_http_counters {
+  _Atomic uint32_t in_flight, queued, sockets, shards, handles;
+} weft_http_counters;
+extern weft_http_counters weft_http_counts;
+
+/* ---- http_settings.c ---- */
+
+/* Initialises libcurl on the first call. NULL: no memory. Any thread. */
+const weft_http_settings *weft_http_settings_get(void);
+
+/* ---- http_request.c ---- */
+
+/* "POST https://host:443/path" without userinfo and query, cut to `size`, always terminated. */
+void weft_http_describe(weft_http_transfer *transfer, char *text, size_t size);
+/* Frees what only sending needs. */
+void weft_http_drop_request(weft_http_transfer *transfer);
+
+/* ---- http_error.c ---- */
+
+/* Why libcurl, or a callback, gave the transfer up; it has its slot still. Never NULL. */
+weft_error *weft_http_error_of(weft_http_transfer *transfer, CURLcode code);
+/* Why the engine did: transfer->doom says. */
+weft_error *weft_http_error_of_doom(weft_http_transfer *transfer);
+weft_error *weft_http_error_nomem(weft_http_transfer *transfer);
+
+/* ---- http_response.c [I/O] ---- */
+
+size_t weft_http_on_head(char *line, size_t one, size_t size, void *slot);
+size_t weft_http_on_body(char *bytes, size_t one, size_t size, void *slot);
+void weft_http_drop_response(weft_http_transfer *transfer);
+
+/* ---- http_socket.c [I/O] ---- */
+
+int weft_http_on_socket(CURL *easy, curl_socket_t fd, int what, void *shard, void *unused);
+int weft_http_on_timer(CURLM *multi, long ms, void *shard);
+curl_socket_t weft_http_open_socket(void *slot, curlsocktype purpose, struct curl_sockaddr *address);
+int weft_http_close_socket(void *unused, curl_socket_t fd);
+void weft_http_sockets_free(void);
+void weft_http_sockets_forget(void); /* in the child of a fork */
+
+/* ---- http_shard.c [I/O] ---- */
+
+/* Puts the transfer in flight: 1, or 0 without memory. */
+int weft_http_launch(weft_http_transfer *transfer);
+/* Takes it out of libcurl; its slot is idle again. */
+void weft_http_unlaunch(weft_http_transfer *transfer);
+/* Calls libcurl where it is due, ends what has finished, sets the shard's timer. */
+void weft_http_shard_drive(weft_http_shard *shard);
+void weft_http_shards_close_idle(void);
+void weft_http_shards_forget(void); /* in the child of a fork */
+
+/* ---- http_turn.c [I/O] ---- */
+
+/* Takes over a list of started transfers, oldest first, and one of aborted ones with references. */
+void weft_http_turn_take(weft_http_transfer *started, weft_http_transfer *aborted);
+/* Drives the shard at the end of this turn. */
+void weft_http_mark(weft_http_shard *shard);
+void weft_http_unmark(weft_http_shard *shard); /* it is about to be freed */
+/* Ends the transfer at the end of this or a later turn. Nothing when it has been doomed before. */
+void weft_http_doom(weft_http_transfer *transfer, uint8_t why);
+/* libcurl is through with it. */
+void weft_http_completed(weft_http_transfer *transfer, CURLcode code);
+void weft_http_turn_forget(void); /* in the child of a fork */
+
+/* ---- http.c ---- */
+
+/* Makes the loop call weft_http_turn_take soon, even with empty lists. Any thread. */
+void weft_http_request_turn(void);
+/* [I/O] Ends a list of transfers linked by next: wakes who waits, gives the engine's references back. */
+void weft_http_publish(weft_http_transfer *ended);
+uint32_t weft_http_limit(void);
+
+#endif

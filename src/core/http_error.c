@@ -1,0 +1,144 @@
+/* http_error.c: why a transfer failed, in one line that a person can act on.
+ *
+ * Owns nothing. The I/O thread enters, and who aborts a transfer before its start. Invariant: no
+ * message holds a query string, userinfo, or a header's or body's content.
+ */
+#include "http_engine.h"
+
+#include "error.h"
+
+#include <errno.h>
+#include <stdio.h>
+
+enum { WHERE_SIZE = 200, REASON_SIZE = CURL_ERROR_SIZE + 64 };
+
+/* Codes that are not here are of kind "network". */
+static const struct {
+  CURLcode code;
+  const char *kind, *hint;
+} causes[] = {
+    {CURLE_OPERATION_TIMEDOUT, "timeout", ""},
+    {CURLE_SSL_CONNECT_ERROR, "tls", ""},
+    {CURLE_PEER_FAILED_VERIFICATION, "tls", "; for a private certificate authority set ca_file"},
+    {CURLE_SSL_CACERT_BADFILE, "tls", "; ca_file must be a readable PEM file"},
+    {CURLE_SSL_CERTPROBLEM, "tls", ""},
+    {CURLE_SSL_CIPHER, "tls", ""},
+    {CURLE_SSL_ENGINE_INITFAILED, "tls", ""},
+    {CURLE_SSL_CRL_BADFILE, "tls", ""},
+    {CURLE_SSL_ISSUER_ERROR, "tls", ""},
+    {CURLE_SSL_INVALIDCERTSTATUS, "tls", ""},
+    {CURLE_SSL_PINNEDPUBKEYNOTMATCH, "tls", ""},
+    {CURLE_USE_SSL_FAILED, "tls", ""},
+    {CURLE_HTTP2, "protocol", ""},
+    {CURLE_HTTP2_STREAM, "protocol", ""},
+    {CURLE_WEIRD_SERVER_REPLY, "protocol", ""},
+    {CURLE_UNSUPPORTED_PROTOCOL, "protocol", "; the server does not speak HTTP as expected"},
+    {CURLE_BAD_CONTENT_ENCODING, "protocol", "; the compressed body is damaged"},
+    {CURLE_URL_MALFORMAT, "protocol", ""},
+    {CURLE_OUT_OF_MEMORY, "nomem", ""},
+    {CURLE_FILESIZE_EXCEEDED, "too_large", ""},
+#if LIBCURL_VERSION_NUM >= 0x080600
+    {CURLE_TOO_LARGE, "too_large", ""},
+#endif
+};
+
+static size_t cause_of(CURLcode code) {
+  size_t i = 0;
+  while (i < sizeof causes / sizeof *causes && causes[i].code != code)
+    i++;
+  return i;
+}
+
+/* `reason` may hold text of the server's. */
+static weft_error *make(weft_http_transfer *transfer, const char *kind, const char *reason) {
+  char where[WHERE_SIZE], clean[REASON_SIZE];
+  size_t size = 0;
+  for (; reason[size] && size < sizeof clean - 1; size++)
+    clean[size] = (unsigned char)reason[size] < ' ' ? ' ' : reason[size];
+  clean[size] = '\0';
+  weft_http_describe(transfer, where, sizeof where);
+  return weft_error_newf(kind, "%s: %s", where, clean);
+}
+
+static weft_error *overflow_error(weft_http_transfer *transfer) {
+  char reason[REASON_SIZE];
+  switch (transfer->overflow) {
+  case WEFT_HTTP_HEAD_OVERFLOW:
+    snprintf(reason, sizeof reason, "the answer's headers are larger than max_header (%zu bytes)",
+             transfer->max_header);
+    break;
+  case WEFT_HTTP_BODY_OVERFLOW:
+    snprintf(reason, sizeof reason, "the answer's body is larger than max_body (%zu bytes)",
+             transfer->max_body);
+    break;
+  case WEFT_HTTP_LINE_OVERFLOW:
+    snprintf(reason, sizeof reason, "one of the answer's headers is larger than libcurl takes");
+    break;
+  default:
+    return weft_http_error_nomem(transfer);
+  }
+  return make(transfer, "too_large", reason);
+}
+
+static weft_error *system_error(weft_http_transfer *transfer, int number) {
+  char reason[REASON_SIZE], text[128];
+  const char *hint = number == EMFILE ? "; raise the limit of open files (ulimit -n)" : "";
+  snprintf(reason, sizeof reason, "a socket could not be opened: %s%s",
+           strerror_r(number, text, sizeof text), hint);
+  return make(transfer, number == ENOMEM ? "nomem" : "network", reason);
+}
+
+static int is_system_failure(CURLcode code) {
+  return code == CURLE_COULDNT_CONNECT || code == CURLE_OUT_OF_MEMORY;
+}
+
+/* libcurl's ceiling on one header line shows as a lack of memory while headers arrive. */
+static int is_giant_header(weft_http_transfer *transfer, CURLcode code) {
+  return code == CURLE_OUT_OF_MEMORY && transfer->header_bytes && !transfer->has_final_head &&
+         !transfer->overflow;
+}
+
+weft_error *weft_http_error_of(weft_http_transfer *transfer, CURLcode code) {
+  weft_http_slot *slot = transfer->slot;
+  char reason[REASON_SIZE];
+  if (is_giant_header(transfer, code))
+    transfer->overflow = WEFT_HTTP_LINE_OVERFLOW;
+  if (transfer->overflow)
+    return overflow_error(transfer);
+  if (slot->system_error && is_system_failure(code))
+    return system_error(transfer, slot->system_error);
+  size_t cause = cause_of(code);
+  int is_known = cause < sizeof causes / sizeof *causes;
+  snprintf(reason, sizeof reason, "%s (curl %d)%s",
+           *slot->reason ? slot->reason : curl_easy_strerror(code), (int)code,
+           is_known ? causes[cause].hint : "");
+  return make(transfer, is_known ? causes[cause].kind : "network", reason);
+}
+
+/* How far a transfer has come. */
+static const char *phase_of(weft_http_transfer *transfer) {
+  curl_off_t sending = 0, answering = 0;
+  if (!transfer->slot)
+    return "in the queue: the limit of transfers in flight is reached";
+  curl_easy_getinfo(transfer->slot->easy, CURLINFO_PRETRANSFER_TIME_T, &sending);
+  curl_easy_getinfo(transfer->slot->easy, CURLINFO_STARTTRANSFER_TIME_T, &answering);
+  return transfer->has_final_head ? "while the body arrived"
+         : answering              ? "while the headers arrived"
+         : sending                ? "before the answer began"
+                                  : "while connecting";
+}
+
+weft_error *weft_http_error_of_doom(weft_http_transfer *transfer) {
+  char reason[REASON_SIZE];
+  if (transfer->doom == WEFT_HTTP_ABORTED)
+    return make(transfer, "canceled", "canceled");
+  if (transfer->doom == WEFT_HTTP_NO_WATCH)
+    return system_error(transfer, transfer->slot ? transfer->slot->system_error : 0);
+  snprintf(reason, sizeof reason, "timed out after %u ms, %s", transfer->timeout_ms,
+           phase_of(transfer));
+  return make(transfer, "timeout", reason);
+}
+
+weft_error *weft_http_error_nomem(weft_http_transfer *transfer) {
+  return make(transfer, "nomem", "not enough memory");
+}

@@ -1,0 +1,315 @@
+/* http_request.c: checks a request and turns it into a transfer.
+ *
+ * Owns the transfer's memory: the struct, the header list and the texts are one block, beside the URL,
+ * the body and what the answer brings. Any thread enters. Invariant: what a transfer holds can be
+ * given to libcurl as it is; no line break or NUL can get from a caller into the head of a request.
+ */
+#include "http_engine.h"
+
+#include "error.h"
+#include "mem.h"
+#include "stats.h"
+
+#include <stdio.h>
+#include <strings.h>
+
+enum {
+  MAX_HEAD = 512 << 10, /* of a request: libcurl builds it in a buffer of 1 MiB */
+  OWN_HEADERS = 2,      /* lines that the engine adds */
+};
+
+static int equals(weft_http_text text, const char *word) {
+  return text.size == strlen(word) && strncasecmp(text.bytes, word, text.size) == 0;
+}
+
+/* A token of RFC 9110: what methods and header names are made of. */
+static int is_token(weft_http_text text) {
+  static const char letters[] = "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz"
+                                "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
+  for (size_t i = 0; i < text.size; i++)
+    if (!text.bytes[i] || !strchr(letters, text.bytes[i]))
+      return 0;
+  return text.size > 0;
+}
+
+static int has_line_break(weft_http_text text) {
+  for (size_t i = 0; i < text.size; i++)
+    if (text.bytes[i] == '\r' || text.bytes[i] == '\n' || text.bytes[i] == '\0')
+      return 1;
+  return 0;
+}
+
+static weft_http_text trimmed(weft_http_text text) {
+  while (text.size && (*text.bytes == ' ' || *text.bytes == '\t'))
+    text.bytes++, text.size--;
+  while (text.size && (text.bytes[text.size - 1] == ' ' || text.bytes[text.size - 1] == '\t'))
+    text.size--;
+  return text;
+}
+
+/* ---- checks: NULL, or what is wrong ---- */
+
+static weft_error *invalid(const char *reason) {
+  return weft_error_newf("invalid", "HTTP request: %s", reason);
+}
+
+static weft_error *check_method(const weft_http_request *request) {
+  if (!request->method.size)
+    return NULL;
+  if (!is_token(request->method))
+    return invalid("the method must be a word such as GET or POST");
+  if (equals(request->method, "CONNECT"))
+    return invalid("the method CONNECT is the business of proxies");
+  if (equals(request->method, "HEAD") && request->body.size)
+    return invalid("a HEAD request has no body");
+  return NULL;
+}
+
+/* The rest of the URL is checked by libcurl's parser. */
+static weft_error *check_url(const weft_http_request *request) {
+  weft_http_text url = request->url;
+  if (!url.size)
+    return invalid("the URL is missing");
+  if (has_line_break(url))
+    return invalid("the URL has a line break or a NUL in it: percent-encode it");
+  if ((url.size < 7 || strncasecmp(url.bytes, "http://", 7) != 0) &&
+      (url.size < 8 || strncasecmp(url.bytes, "https://", 8) != 0))
+    return invalid("the URL must begin with http:// or https://");
+  return NULL;
+}
+
+/* Messages name a header by its number: a name that is wrong may well hold a key. */
+static weft_error *check_header(const weft_http_header *header, size_t number) {
+  const char *problem = NULL;
+  if (!is_token(header->name))
+    problem = "has an invalid name: letters, digits and !#$%&'*+-.^_`|~ are allowed";
+  else if (has_line_break(header->value))
+    problem = "has a line break or a NUL in its value";
+  else if (equals(header->name, "Content-Length") || equals(header->name, "Transfer-Encoding"))
+    problem = "sets the length of the body, which is known: leave it out";
+  else if (equals(header->name, "Expect"))
+    problem = "is Expect, which is not supported: leave it out";
+  return problem ? weft_error_newf("invalid", "HTTP request: header %zu %s", number, problem) : NULL;
+}
+
+static weft_error *check_headers(const weft_http_request *request) {
+  size_t size = request->url.size;
+  for (size_t i = 0; i < request->header_count; i++) {
+    const weft_http_header *header = &request->headers[i];
+    weft_error *error = check_header(header, i + 1);
+    if (error)
+      return error;
+    size += header->name.size + header->value.size + 4;
+    if (size > MAX_HEAD || header->value.size > MAX_HEAD)
+      break;
+  }
+  return size > MAX_HEAD ? invalid("the URL and the headers are larger than 512 KiB") : NULL;
+}
+
+static weft_error *check(const weft_http_request *request) {
+  weft_error *error = check_method(request);
+  if (!error)
+    error = check_url(request);
+  if (!error)
+    error = check_headers(request);
+  if (!error && has_line_break(request->ca_file))
+    error = invalid("the path in ca_file has a line break or a NUL in it");
+  return error;
+}
+
+/* ---- building ---- */
+
+/* Copies into the block behind the struct, terminated; moves the cursor on. */
+static char *put(char **cursor, weft_http_text text) {
+  char *start = *cursor;
+  if (text.size)
+    memcpy(start, text.bytes, text.size);
+  start[text.size] = '\0';
+  *cursor = start + text.size + 1;
+  return start;
+}
+
+static struct curl_slist *append_line(struct curl_slist **end, char *line) {
+  struct curl_slist *node = *end;
+  *node = (struct curl_slist){line, NULL};
+  *end = node + 1;
+  return node;
+}
+
+/* "Name: value", or "Name;" for an empty value: to libcurl "Name:" takes a header away. */
+static char *put_header(char **cursor, const weft_http_header *header) {
+  weft_http_text value = trimmed(header->value);
+  char *line = put(cursor, header->name);
+  (*cursor)--;
+  put(cursor, weft_http_text_of(value.size ? ": " : ";"));
+  (*cursor)--;
+  put(cursor, value);
+  return line;
+}
+
+static int has_header(const weft_http_request *request, const char *name) {
+  for (size_t i = 0; i < request->header_count; i++)
+    if (equals(request->headers[i].name, name))
+      return 1;
+  return 0;
+}
+
+/* The list is an array of nodes: libcurl only reads it, so it need not come from curl_slist_append. */
+static void put_headers(weft_http_transfer *transfer, struct curl_slist *nodes, char **cursor,
+                        const weft_http_request *request) {
+  static char no_expect[] = "Expect:", no_type[] = "Content-Type:";
+  struct curl_slist *end = nodes;
+  append_line(&end, no_expect);
+  if (transfer->has_body && !has_header(request, "Content-Type"))
+    append_line(&end, no_type); /* not the form type that libcurl would choose */
+  for (size_t i = 0; i < request->header_count; i++)
+    append_line(&end, put_header(cursor, &request->headers[i]));
+  for (struct curl_slist *node = nodes; node + 1 < end; node++)
+    node->next = node + 1;
+  transfer->headers = nodes;
+}
+
+/* The usual methods in capitals, whatever case they came in; others as they are. */
+static weft_http_text method_of(const weft_http_request *request) {
+  static const char *const usual[] = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"};
+  if (!request->method.size)
+    return weft_http_text_of("GET");
+  for (size_t i = 0; i < sizeof usual / sizeof *usual; i++)
+    if (equals(request->method, usual[i]))
+      return weft_http_text_of(usual[i]);
+  return request->method;
+}
+
+static void put_method(weft_http_transfer *transfer, char **cursor,
+                       const weft_http_request *request) {
+  const char *method = put(cursor, method_of(request));
+  int expects_body =
+      strcmp(method, "POST") == 0 || strcmp(method, "PUT") == 0 || strcmp(method, "PATCH") == 0;
+  transfer->method = method;
+  transfer->has_body = strcmp(method, "HEAD") != 0 && (request->body.bytes || expects_body);
+  transfer->method_kind = strcmp(method, "HEAD") == 0                          ? WEFT_HTTP_HEAD
+                          : !transfer->has_body && strcmp(method, "GET") == 0 ? WEFT_HTTP_GET
+                          : strcmp(method, "POST") == 0                       ? WEFT_HTTP_POST
+                                                                              : WEFT_HTTP_CUSTOM;
+}
+
+static size_t block_size(const weft_http_request *request) {
+  size_t size = sizeof(weft_http_transfer) +
+                (request->header_count + OWN_HEADERS) * sizeof(struct curl_slist) +
+                request->method.size + sizeof "GET" + request->ca_file.size + 1;
+  for (size_t i = 0; i < request->header_count; i++)
+    size += request->headers[i].name.size + request->headers[i].value.size + sizeof ": ";
+  return size;
+}
+
+static void set_limits(weft_http_transfer *transfer, const weft_http_request *request) {
+  transfer->max_body = request->max_body ? request->max_body : WEFT_HTTP_MAX_BODY;
+  transfer->max_header = request->max_header ? request->max_header : WEFT_HTTP_MAX_HEADER;
+  transfer->connect_timeout_ms =
+      request->connect_timeout_ms ? request->connect_timeout_ms : WEFT_HTTP_CONNECT_TIMEOUT_MS;
+  transfer->timeout_ms = request->timeout_ms;
+  transfer->decompress = !!request->decompress;
+  weft_buf_init(&transfer->head, 0); /* the ceilings are checked as data arrives */
+  weft_buf_init(&transfer->content, transfer->max_body);
+}
+
+static void destroy(weft_handle *handle) {
+  weft_http_transfer *transfer = (weft_http_transfer *)handle;
+  weft_http_drop_request(transfer);
+  weft_http_drop_response(transfer);
+  weft_buf_free(&transfer->head);
+  weft_error_release(transfer->error);
+  weft_free(transfer);
+}
+
+static const weft_handle_type transfer_type = {"transfer", destroy, &weft_live.transfers};
+
+static weft_http_transfer *allocate(const weft_http_request *request) {
+  weft_http_transfer *transfer = weft_malloc(block_size(request));
+  if (!transfer)
+    return NULL;
+  memset(transfer, 0, sizeof *transfer);
+  weft_handle_init(&transfer->handle, &transfer_type);
+  struct curl_slist *nodes = (struct curl_slist *)(transfer + 1);
+  char *cursor = (char *)(nodes + request->header_count + OWN_HEADERS);
+  put_method(transfer, &cursor, request);
+  put_headers(transfer, nodes, &cursor, request);
+  if (request->ca_file.size)
+    transfer->ca_file = put(&cursor, request->ca_file);
+  set_limits(transfer, request);
+  return transfer;
+}
+
+static weft_error *parse_url(weft_http_transfer *transfer, weft_http_text url) {
+  char *copy = weft_strndup(url.bytes, url.size); /* terminated */
+  transfer->url = copy ? curl_url() : NULL;
+  CURLUcode code = transfer->url ? curl_url_set(transfer->url, CURLUPART_URL, copy, 0)
+                                 : CURLUE_OUT_OF_MEMORY;
+  transfer->is_tls = copy && (copy[4] == 's' || copy[4] == 'S');
+  weft_free(copy);
+  if (code == CURLUE_OK)
+    return NULL;
+  return code == CURLUE_OUT_OF_MEMORY
+             ? weft_error_new("nomem", "HTTP request: not enough memory")
+             : weft_error_newf("invalid", "HTTP request: the URL is not valid: %s",
+                               curl_url_strerror(code));
+}
+
+static weft_error *copy_body(weft_http_transfer *transfer, weft_http_text body) {
+  if (!body.size)
+    return NULL;
+  transfer->body = weft_malloc(body.size);
+  if (!transfer->body)
+    return weft_error_new("nomem", "HTTP request: not enough memory for the body");
+  memcpy(transfer->body, body.bytes, body.size);
+  transfer->body_size = body.size;
+  return NULL;
+}
+
+weft_http_transfer *weft_http_transfer_new(const weft_http_request *request, weft_error **error) {
+  *error = check(request);
+  if (*error)
+    return NULL;
+  weft_http_transfer *transfer = weft_http_settings_get() ? allocate(request) : NULL;
+  if (!transfer) {
+    *error = weft_error_new("nomem", "HTTP request: not enough memory");
+    return NULL;
+  }
+  *error = parse_url(transfer, request->url);
+  if (!*error)
+    *error = copy_body(transfer, request->body);
+  if (!*error)
+    return transfer;
+  weft_http_transfer_release(transfer);
+  return NULL;
+}
+
+weft_http_transfer *weft_http_transfer_retain(weft_http_transfer *transfer) {
+  weft_handle_retain(&transfer->handle);
+  return transfer;
+}
+
+void weft_http_transfer_release(weft_http_transfer *transfer) {
+  if (transfer)
+    weft_handle_release(&transfer->handle);
+}
+
+void weft_http_drop_request(weft_http_transfer *transfer) {
+  curl_url_cleanup(transfer->url); /* NULL is allowed */
+  weft_free(transfer->body);
+  transfer->url = NULL;
+  transfer->body = NULL;
+}
+
+void weft_http_describe(weft_http_transfer *transfer, char *text, size_t size) {
+  static const CURLUPart parts[] = {CURLUPART_SCHEME, CURLUPART_HOST, CURLUPART_PORT,
+                                    CURLUPART_PATH};
+  static const char *const before[] = {" ", "://", ":", ""};
+  size_t used = (size_t)snprintf(text, size, "%s", transfer->method);
+  for (size_t i = 0; i < 4 && used < size; i++) {
+    char *part = NULL;
+    curl_url_get(transfer->url, parts[i], &part, CURLU_DEFAULT_PORT);
+    used += (size_t)snprintf(text + used, size - used, "%s%s", before[i], part ? part : "?");
+    curl_free(part);
+  }
+}

@@ -1,0 +1,136 @@
+/* http_response.c: gathers the answer and reads it back.
+ *
+ * Owns the bytes of head and content. The I/O thread writes; once the transfer is finished, any thread
+ * reads. Invariant: `head` holds the header lines of the last answer alone, complete ones, each ended
+ * by one LF; `content` never exceeds max_body.
+ */
+#include "http_engine.h"
+
+#include <strings.h>
+
+void weft_http_drop_response(weft_http_transfer *transfer) {
+  weft_buf_free(&transfer->content);
+}
+
+/* ---- libcurl's callbacks: taking less than `size` ends the transfer ---- */
+
+static int status_of(const char *line, size_t size) {
+  const char *space = memchr(line, ' ', size);
+  if (!space || line + size - space < 4)
+    return 0;
+  int status = 0;
+  for (int i = 1; i <= 3; i++) {
+    if (space[i] < '0' || space[i] > '9')
+      return 0;
+    status = status * 10 + space[i] - '0';
+  }
+  return status;
+}
+
+static void begin_answer(weft_http_transfer *transfer, const char *line, size_t size) {
+  transfer->status = status_of(line, size);
+  transfer->head.size = 0;
+}
+
+/* A line that begins with a blank goes on with the value before it. */
+static int append_line(weft_http_transfer *transfer, const char *line, size_t size) {
+  weft_buf *head = &transfer->head;
+  if ((*line == ' ' || *line == '\t') && head->size) {
+    head->size--;
+    while (size > 1 && (line[1] == ' ' || line[1] == '\t'))
+      line++, size--;
+  }
+  int rc = weft_buf_append(head, line, size);
+  return rc == WEFT_BUF_OK ? weft_buf_putc(head, '\n') : rc;
+}
+
+static int take_line(weft_http_transfer *transfer, const char *line, size_t size) {
+  if (transfer->has_final_head) /* trailers */
+    return WEFT_BUF_OK;
+  while (size && (line[size - 1] == '\n' || line[size - 1] == '\r'))
+    size--;
+  if (size >= 5 && memcmp(line, "HTTP/", 5) == 0)
+    begin_answer(transfer, line, size);
+  else if (size)
+    return append_line(transfer, line, size);
+  else
+    transfer->has_final_head = transfer->status >= 200;
+  return WEFT_BUF_OK;
+}
+
+size_t weft_http_on_head(char *line, size_t one, size_t size, void *slot) {
+  weft_http_transfer *transfer = ((weft_http_slot *)slot)->transfer;
+  (void)one;
+  transfer->header_bytes += size;
+  if (transfer->header_bytes > transfer->max_header)
+    transfer->overflow = WEFT_HTTP_HEAD_OVERFLOW;
+  else if (take_line(transfer, line, size) != WEFT_BUF_OK)
+    transfer->overflow = WEFT_HTTP_NO_MEMORY;
+  else
+    return size;
+  return 0;
+}
+
+size_t weft_http_on_body(char *bytes, size_t one, size_t size, void *slot) {
+  weft_http_transfer *transfer = ((weft_http_slot *)slot)->transfer;
+  (void)one;
+  int rc = weft_buf_append(&transfer->content, bytes, size);
+  if (rc == WEFT_BUF_OK)
+    return size;
+  transfer->overflow = rc == WEFT_BUF_LIMIT ? WEFT_HTTP_BODY_OVERFLOW : WEFT_HTTP_NO_MEMORY;
+  return 0;
+}
+
+/* ---- reading ---- */
+
+weft_error *weft_http_error(weft_http_transfer *transfer) {
+  return transfer->error;
+}
+
+int weft_http_status(weft_http_transfer *transfer) {
+  return transfer->has_final_head ? transfer->status : 0;
+}
+
+weft_http_text weft_http_body(weft_http_transfer *transfer) {
+  return (weft_http_text){(const char *)transfer->content.data, transfer->content.size};
+}
+
+const weft_http_times *weft_http_times_of(weft_http_transfer *transfer) {
+  return &transfer->times;
+}
+
+static weft_http_text without_blanks(const char *start, const char *end) {
+  while (start < end && (*start == ' ' || *start == '\t'))
+    start++;
+  while (start < end && (end[-1] == ' ' || end[-1] == '\t'))
+    end--;
+  return (weft_http_text){start, (size_t)(end - start)};
+}
+
+int weft_http_next_header(weft_http_transfer *transfer, size_t *position,
+                          weft_http_header *header) {
+  const char *base = (const char *)transfer->head.data;
+  while (transfer->has_final_head && *position < transfer->head.size) {
+    const char *line = base + *position;
+    const char *end = memchr(line, '\n', transfer->head.size - *position);
+    const char *colon = memchr(line, ':', (size_t)(end - line));
+    *position = (size_t)(end + 1 - base);
+    if (!colon) /* not a header */
+      continue;
+    header->name = without_blanks(line, colon);
+    header->value = without_blanks(colon + 1, end);
+    return 1;
+  }
+  return 0;
+}
+
+int weft_http_find_header(weft_http_transfer *transfer, const char *name, weft_http_text *value) {
+  weft_http_header header;
+  size_t position = 0, size = strlen(name);
+  while (weft_http_next_header(transfer, &position, &header))
+    if (header.name.size == size && strncasecmp(header.name.bytes, name, size) == 0) {
+      *value = header.value;
+      return 1;
+    }
+  return 0;
+}

@@ -1,0 +1,34 @@
+/* objects.h: the userdata of the binding: who opens which class, and shared checks. */
+#ifndef WEFT_LUA_OBJECTS_H
+#define WEFT_LUA_OBJECTS_H
+
+#include "compat.h"
+#include "handle.h"
+#include "value.h"
+#include "weft.h"
+
+struct weft_state;
+
+/* Each adds its functions to the module table on top of the stack and registers its class. */
+void weft_open_context(struct weft_state *state, lua_State *L);
+void weft_open_pool(struct weft_state *state, lua_State *L);
+void weft_open_group(struct weft_state *state, lua_State *L);
+void weft_open_time(struct weft_state *state, lua_State *L);
+void weft_open_sync(struct weft_state *state, lua_State *L);
+
+/* The context at `index`, borrowed; raises unless it is one. Nil gives the current one, for `own` a
+ * context of the task's own. */
+weft_context *weft_check_context(struct weft_state *state, lua_State *L, int index,
+                                 const char *what, int own);
+/* The handle at `index`, borrowed, when its type is `type`; else NULL. */
+weft_handle *weft_to_handle(lua_State *L, int index, const weft_handle_type *type);
+/* The same, but raises "bad argument". */
+weft_handle *weft_check_handle(lua_State *L, int index, const weft_handle_type *type,
+                               const char *what, const char *name);
+/* __gc of every handle class. */
+int weft_object_gc(lua_State *L);
+int weft_object_tostring(lua_State *L);
+/* The process's pool of one thread a processor; borrowed. NULL: no memory. */
+weft_pool *weft_default_pool(void);
+
+#endif

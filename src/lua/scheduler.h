@@ -1,0 +1,123 @@
+/* scheduler.h: one scheduler a Lua state: many tasks as coroutines, parked and woken through the core's
+ * waiter mechanism.
+ *
+ * Three drivers: a worker's thread drives it for ever; a script drives its own while it waits; a
+ * blocking call is the same call in both. Everything here belongs to the state's thread, but for what
+ * says [any thread].
+ */
+#ifndef WEFT_LUA_SCHEDULER_H
+#define WEFT_LUA_SCHEDULER_H
+
+#include "compat.h"
+#include "context.h"
+#include "inbox.h"
+#include "pool.h"
+#include "task.h"
+#include "timer.h"
+#include "waiter.h"
+
+struct weft_state;
+typedef struct weft_fiber weft_fiber;
+typedef struct weft_park weft_park;
+typedef struct weft_watch weft_watch;
+
+/* How a park ended. */
+enum { WEFT_PARK_EVENT, WEFT_PARK_CANCELED, WEFT_PARK_ABANDONED };
+
+/* What a finish returns when the call must be tried again from its start. */
+enum { WEFT_AGAIN = -1 };
+
+/* One kind of blocking call. */
+typedef struct weft_park_op {
+  const char *what; /* "channel:recv", for errors and dumps */
+  /* In the caller, after it was woken: pushes the results and returns how many, or raises, or returns
+   * WEFT_AGAIN with nothing pushed. Of the arguments only the first is there for sure. `source` is
+   * WEFT_PARK_EVENT or WEFT_PARK_CANCELED; after the latter the event did not happen. */
+  int (*finish)(lua_State *L, weft_park *park, int source);
+  lua_CFunction again; /* the call itself; NULL when finish never says WEFT_AGAIN */
+  /* Takes the waiter out of the source's queue, where it may be no more. */
+  void (*leave)(weft_park *park);
+} weft_park_op;
+
+struct weft_park {
+  weft_wait wait;     /* first */
+  weft_waiter waiter; /* for the source; index WEFT_PARK_EVENT */
+  const weft_park_op *op;
+  void *object; /* what it waits for; kept alive by the caller's Lua stack */
+};
+
+enum { WEFT_FIBER_IDLE, WEFT_FIBER_READY, WEFT_FIBER_RUNNING, WEFT_FIBER_PARKED };
+
+/* A coroutine of the scheduler's: idle, or running one task. `main`, without a coroutine, stands for
+ * whoever calls from outside of any task. */
+struct weft_fiber {
+  weft_park park; /* first */
+  lua_State *co;
+  weft_fiber *next; /* of the ready or the idle list */
+  weft_task *task;
+  const char *where;        /* file:line of the task's function; the group keeps it; may be NULL */
+  weft_watch *watch;        /* while parked: the context that can cancel it */
+  weft_fiber *next_watched, *prev_watched;
+  weft_fiber *outer; /* of a task of weft.inline: the task that owns its group, or NULL */
+  int anchor;        /* the coroutine's reference in the registry */
+  uint16_t start_args; /* of a task of weft.inline that was not resumed yet */
+  uint8_t state;
+  uint8_t is_local : 1;   /* runs a task of weft.inline */
+  uint8_t was_parked : 1; /* the next resume ends a park */
+  uint8_t kills : 6;      /* how often a loop of it was told in vain that it is cancelled */
+};
+
+typedef struct weft_scheduler {
+  struct weft_state *state;
+  weft_inbox *inbox;
+  weft_worker *worker; /* NULL: a host */
+  weft_fiber *volatile current; /* also read by the signal handler on this thread */
+  weft_fiber main;
+  weft_fiber *ready_head, *ready_tail;
+  weft_fiber *idle;
+  struct weft_fiber_block *blocks;
+  uint32_t idle_count, live, parked; /* live: fibers that run a task */
+  weft_watch *watches[256];          /* by context */
+  weft_task *starting;               /* being unpacked: fails when that raises */
+  weft_fiber *starting_fiber;
+} weft_scheduler;
+
+int weft_scheduler_open(weft_scheduler *scheduler, struct weft_state *state, weft_worker *worker);
+void weft_scheduler_close(weft_scheduler *scheduler);
+
+/* ---- blocking calls: begin; try, or enqueue park->waiter; wait ---- */
+
+/* For the caller of L. Raises when its context is done, or when it cannot block here. */
+weft_park *weft_park_begin(struct weft_state *state, lua_State *L, const weft_park_op *op,
+                           void *object);
+/* The same without the checks, for the ends of scopes. */
+weft_park *weft_park_prepare(struct weft_state *state, const weft_park_op *op, void *object);
+/* Blocks the caller until the waiter is claimed or `context` is done. A C function returns what this
+ * returns, since it may yield; but WEFT_AGAIN, which comes outside of tasks, makes it try again. */
+int weft_park_wait(struct weft_state *state, lua_State *L, weft_park *park, weft_context *context);
+/* What a blocking C function of LuaJIT continues with: see weft_push_function. */
+int weft_park_continue(lua_State *L);
+/* Raises unless a call from L may block; `what` names it. */
+void weft_check_can_block(struct weft_state *state, lua_State *L, const char *what);
+/* Pushes what tasks of a pool get as their first argument: "the context of the task that runs". */
+void weft_push_task_context(struct weft_state *state, lua_State *L);
+/* Raises the error of a context that is done. */
+int weft_raise_context(struct weft_state *state, lua_State *L, weft_context *context);
+/* The context of the task that L runs, else the background; borrowed. `own` makes one that belongs to
+ * the task alone. Raises without memory. */
+weft_context *weft_current_context(struct weft_state *state, lua_State *L, int own);
+weft_context *weft_fiber_context(weft_fiber *fiber, lua_State *L, int own);
+/* ---- running ---- */
+
+/* Starts a task of a pool: unpacks and runs it until it parks or ends. */
+void weft_scheduler_start(weft_scheduler *scheduler, weft_task *task);
+/* Queues a task of weft.inline whose function and arguments are the top `count` values of L. */
+void weft_scheduler_start_local(weft_scheduler *scheduler, lua_State *L, weft_task *task, int count);
+/* Runs what is woken or ready, once. Returns how much that was. */
+int weft_scheduler_turn(weft_scheduler *scheduler);
+/* After an error in weft_scheduler_start: gives the fiber of the task that did not start back. */
+void weft_scheduler_drop_starting(weft_scheduler *scheduler);
+/* [any thread] Tells the scheduler that started the task that its context is done. */
+void weft_scheduler_interrupt(weft_task *task);
+
+#endif

@@ -1,0 +1,70 @@
+/* ship.h: the code of closures: registered once for the process, loaded once for each state.
+ *
+ * Two ways lead to the same code. The portable one dumps a function, hashes the dump and compares
+ * bytes; a state loads the dump for every closure. The fast one (see prototype.h) knows a prototype by
+ * its address and loads a factory once, which makes a fresh closure with fresh variables at each call.
+ */
+#ifndef WEFT_LUA_SHIP_H
+#define WEFT_LUA_SHIP_H
+
+#include "compat.h"
+#include "handle.h"
+
+#include <stddef.h>
+
+struct weft_state;
+
+typedef struct weft_code {
+  weft_handle handle; /* first */
+  struct weft_code *next; /* in its bucket; guarded by the registry's lock */
+  uint64_t hash;
+  uint8_t *bytes; /* the unstripped dump; owned, like all below; constant */
+  size_t size;
+  uint8_t *factory; /* NULL: cannot be spliced */
+  size_t factory_size;
+  char where[80]; /* "file.lua:12" */
+  int env;        /* which captured variable is _ENV; 0: none */
+  int upvalue_count;
+} weft_code;
+
+enum { WEFT_SHIP_CACHE = 512 };
+
+typedef struct weft_ship {
+  struct {
+    const void *prototype;
+    weft_code *code; /* retained */
+  } sent[WEFT_SHIP_CACHE];
+  struct {
+    const weft_code *code; /* retained */
+    int reference;         /* its factory in the registry */
+  } loaded[WEFT_SHIP_CACHE];
+  int anchors;     /* weak table: place in `sent` -> a closure that keeps the prototype's address in use */
+  weft_code *last; /* retained: what weft_ship_code returned last without the cache */
+  const char *first_where; /* of the first function in the message that was decoded last, or NULL */
+  size_t prototype_offset; /* see prototype.h; 0: the portable way */
+} weft_ship;
+
+void weft_ship_open(struct weft_state *state, lua_State *L);
+void weft_ship_close(weft_ship *ship);
+
+/* The code of the Lua function at `index`; borrowed until the next call. Raises when it writes to
+ * variables that it captures, naming line and variable. */
+weft_code *weft_ship_code(struct weft_state *state, lua_State *L, int index);
+
+static inline int weft_ship_is_env(const weft_code *code, int upvalue) {
+  return code->env == upvalue;
+}
+
+/* Pushes what weft_ship_call_factory then calls with the captured values above it, leaving the
+ * closure in their place. */
+void weft_ship_push_factory(struct weft_state *state, lua_State *L, const weft_code *code);
+void weft_ship_call_factory(struct weft_state *state, lua_State *L, const weft_code *code);
+
+extern const weft_handle_type weft_code_type;
+
+/* "file.lua:12" of the function at `index`. */
+void weft_function_where(lua_State *L, int index, char *out, size_t size);
+/* 1 unless WEFT_SHIP=portable or the fast way did not prove itself; for tests and stats. */
+int weft_ship_is_fast(struct weft_state *state);
+
+#endif

@@ -1,0 +1,180 @@
+/* state.c: opening and closing weft's part of a Lua state, and registering functions and classes.
+ *
+ * Owns the weft_state, which a sentinel in the registry frees when the Lua state closes. Entered by
+ * the state's thread. Invariant: the sentinel is older than every other userdata of weft, so its
+ * finalizer runs last.
+ */
+#include "state.h"
+
+#include "errors.h"
+#include "mem.h"
+#include "value.h"
+
+#include <string.h>
+
+static const char state_key;
+
+static int close_state(lua_State *L) {
+  weft_state **sentinel = lua_touserdata(L, 1);
+  weft_state *state = *sentinel;
+  if (!state)
+    return 0;
+  *sentinel = NULL;
+  weft_ship_close(&state->ship);
+  weft_encoder_scratch_free(&state->scratch);
+  weft_parcel_writer_free(&state->writer);
+  weft_scheduler_close(&state->scheduler);
+  weft_free(state);
+  return 0;
+}
+
+static void push_main_thread(lua_State *L) {
+#if WEFT_LUA54
+  lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_MAINTHREAD);
+#else
+  lua_pushthread(L); /* the module must be loaded outside of coroutines, or its loader lives on */
+#endif
+}
+
+static int new_map(lua_State *L, const char *mode) {
+  lua_newtable(L);
+  if (mode) {
+    lua_newtable(L);
+    lua_pushstring(L, mode);
+    lua_setfield(L, -2, "__mode");
+    lua_setmetatable(L, -2);
+  }
+  return luaL_ref(L, LUA_REGISTRYINDEX);
+}
+
+static int raise_new_key(lua_State *L) {
+  return luaL_error(L,
+                    "a new key in a captured table is lost: the task has a copy; return the value, "
+                    "send it through a channel, or use weft.inline");
+}
+
+static void make_guard(weft_state *state, lua_State *L) {
+  lua_newtable(L);
+  lua_pushcfunction(L, raise_new_key);
+  lua_setfield(L, -2, "__newindex");
+  state->guard = luaL_ref(L, LUA_REGISTRYINDEX);
+}
+
+static weft_state *new_state(lua_State *L) {
+  weft_state **sentinel = lua_newuserdata(L, sizeof *sentinel);
+  *sentinel = NULL;
+  lua_newtable(L);
+  lua_pushcfunction(L, close_state);
+  lua_setfield(L, -2, "__gc");
+  lua_setmetatable(L, -2);
+  *sentinel = weft_calloc(1, sizeof **sentinel);
+  if (!*sentinel)
+    luaL_error(L, "not enough memory");
+  weft_state *state = *sentinel;
+  weft_parcel_writer_init(&state->writer);
+  lua_pushlightuserdata(L, state);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &state_key);
+  luaL_ref(L, LUA_REGISTRYINDEX); /* the sentinel */
+  return state;
+}
+
+static weft_state *find_state(lua_State *L) {
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &state_key);
+  weft_state *state = lua_touserdata(L, -1);
+  lua_pop(L, 1);
+  return state;
+}
+
+weft_state *weft_state_of(lua_State *L) {
+  return find_state(L);
+}
+
+weft_state *weft_state_open(lua_State *L, weft_worker *worker) {
+  weft_state *state = find_state(L);
+  if (state)
+    return state;
+  state = new_state(L);
+  push_main_thread(L);
+  state->L = lua_tothread(L, -1);
+  luaL_ref(L, LUA_REGISTRYINDEX);
+  state->handles = new_map(L, "v");
+  state->names = new_map(L, "k");
+  state->named = new_map(L, NULL);
+  state->metatables = new_map(L, NULL);
+  state->metatable_names = new_map(L, NULL);
+  state->pending = new_map(L, NULL);
+  make_guard(state, L);
+  weft_ship_open(state, L);
+  weft_errors_open(state, L);
+  if (!weft_scheduler_open(&state->scheduler, state, worker))
+    luaL_error(L, "not enough memory or file descriptors");
+  return state;
+}
+
+/* ---- functions and classes ---- */
+
+#if !WEFT_LUA54
+extern const char weft_again_token;
+
+/* A C function of LuaJIT cannot go on after a yield: a Lua function around it does. Its first argument
+ * stays alive through `finish`, which does what the C function would do after the yield. */
+static const char fixed_shim[] =
+    "local f, finish, again = ...\n"
+    "local call\n"
+    "local function check(a, b, r, ...)\n"
+    "  if r == again then return call(a, b) end\n"
+    "  return r, ...\n"
+    "end\n"
+    "call = function(a, b) return check(a, b, finish(a, f(a, b))) end\n"
+    "return call";
+static const char variadic_shim[] = "local f, finish, again = ...\n"
+                                    "local function call(a, ...)\n"
+                                    "  local r, s = finish(a, f(a, ...))\n"
+                                    "  if r == again then return call(a, ...) end\n"
+                                    "  return r, s\n"
+                                    "end\n"
+                                    "return call";
+
+static void wrap_in_shim(lua_State *L, weft_state *state, int may_block) {
+  if (luaL_loadstring(L, may_block == WEFT_BLOCKS_VARIADIC ? variadic_shim : fixed_shim) != 0)
+    lua_error(L);
+  lua_insert(L, -2);
+  lua_pushlightuserdata(L, state);
+  lua_pushcclosure(L, weft_park_continue, 1);
+  lua_pushlightuserdata(L, (void *)&weft_again_token);
+  lua_call(L, 3, 1);
+}
+#endif
+
+void weft_push_function(lua_State *L, weft_state *state, lua_CFunction function, int may_block) {
+  lua_pushlightuserdata(L, state);
+  lua_pushcclosure(L, function, 1);
+#if !WEFT_LUA54
+  if (may_block)
+    wrap_in_shim(L, state, may_block);
+#else
+  (void)may_block;
+#endif
+}
+
+void weft_register(lua_State *L, weft_state *state, const weft_function *functions) {
+  for (; functions->name; functions++) {
+    weft_push_function(L, state, functions->function, functions->may_block);
+    lua_setfield(L, -2, functions->name);
+  }
+}
+
+void weft_new_class(lua_State *L, weft_state *state, const char *name,
+                    const weft_function *methods) {
+  luaL_newmetatable(L, name);
+  lua_pushstring(L, name);
+  lua_setfield(L, -2, "__name");
+  lua_pushboolean(L, 0);
+  lua_setfield(L, -2, "__metatable");
+  lua_newtable(L);
+  for (; methods->name; methods++) {
+    weft_push_function(L, state, methods->function, methods->may_block);
+    lua_setfield(L, strncmp(methods->name, "__", 2) == 0 ? -3 : -2, methods->name);
+  }
+  lua_setfield(L, -2, "__index");
+}

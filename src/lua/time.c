@@ -1,0 +1,59 @@
+/* time.c: now and sleep.
+ *
+ * Owns the timer of each sleeping caller, from start to finish. Entered by the state's thread.
+ */
+#include "clock.h"
+#include "errors.h"
+#include "mem.h"
+#include "objects.h"
+#include "state.h"
+
+/*** The monotonic clock.
+ * @function now
+ * @treturn number seconds since an arbitrary moment, the same for all threads
+ */
+static int now(lua_State *L) {
+  lua_pushnumber(L, (double)weft_clock_now_ns() / 1e9);
+  return 1;
+}
+
+static void leave_sleep(weft_park *park) {
+  weft_timer_stop(&((weft_wait_timer *)park->object)->timer);
+}
+
+static int finish_sleep(lua_State *L, weft_park *park, int source) {
+  weft_state *state = weft_state_of(L);
+  weft_free(park->object);
+  return source == WEFT_PARK_EVENT
+             ? 0
+             : weft_raise_context(state, L, weft_current_context(state, L, 0));
+}
+
+static const weft_park_op sleep_op = {"weft.sleep", finish_sleep, NULL, leave_sleep};
+
+/*** Blocks the caller alone for a time.
+ * @function sleep
+ * @tparam number seconds >= 0; math.huge sleeps until the context is done
+ * @raise an error of kind "canceled" or "deadline" when the context is done first; bad argument
+ */
+static int sleep_seconds(lua_State *L) {
+  weft_state *state = WEFT_STATE(L);
+  double seconds = weft_check_seconds(L, 1, "weft.sleep", "seconds");
+  weft_park *park = weft_park_begin(state, L, &sleep_op, NULL);
+  weft_wait_timer *timer = weft_malloc(sizeof *timer);
+  if (!timer)
+    return luaL_error(L, "not enough memory");
+  park->object = timer;
+  int rc = weft_wait_timer_start(timer, &park->wait, WEFT_PARK_EVENT, weft_clock_after_s(seconds));
+  if (rc != 0) {
+    weft_free(timer);
+    return luaL_error(L, "weft.sleep: the I/O thread could not be started (error %d)", rc);
+  }
+  return weft_park_wait(state, L, park, weft_current_context(state, L, 0));
+}
+
+void weft_open_time(weft_state *state, lua_State *L) {
+  static const weft_function functions[] = {
+      {"now", now, 0}, {"sleep", sleep_seconds, WEFT_BLOCKS}, {NULL, NULL, 0}};
+  weft_register(L, state, functions);
+}

@@ -1,0 +1,279 @@
+/* model_server.c: the life of a model server, and its epoll loop.
+ *
+ * Owns the thread, the listening socket and all parts of the server. The thread runs `serve`; the
+ * functions of model_server.h run in any other thread and meet it only in the record, the script of
+ * faults (each behind its own lock, never both), and the wake descriptor. Invariant: everything in
+ * `loop` belongs to the server thread from its start until it was joined.
+ */
+
+#include "model_server.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <math.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "../core/mem.h"
+#include "model_config.h"
+#include "model_conn.h"
+#include "model_fault.h"
+
+enum { EVENTS_AT_ONCE = 256, ACCEPTS_AT_ONCE = 64, ACCEPT_PAUSE_MS = 20 };
+
+struct weft_model_server {
+  weft_model_config config; /* immutable */
+  weft_model_record record; /* has its own lock */
+  weft_model_faults faults; /* has its own lock */
+  weft_model_loop loop;     /* the server thread's */
+  pthread_t thread;
+  bool running; /* the thread was started; belongs to the owner of the server */
+  int listen_fd, wake_fd;
+  uint16_t port;
+  bool accept_paused; /* no descriptors are left; the server thread's */
+  _Atomic bool stopping;
+};
+
+/* The loop ------------------------------------------------------------------------------------ */
+
+/* What epoll reports about; a connection is known by its own address. */
+static int watch(weft_model_server *server, int fd, void *what) {
+  struct epoll_event event = {.events = EPOLLIN, .data.ptr = what};
+  return epoll_ctl(server->loop.epoll_fd, EPOLL_CTL_ADD, fd, &event);
+}
+
+/* Out of descriptors or memory: the listener would report its queue again and again. */
+static void pause_accept(weft_model_server *server) {
+  epoll_ctl(server->loop.epoll_fd, EPOLL_CTL_DEL, server->listen_fd, NULL);
+  server->accept_paused = true;
+}
+
+static void accept_all(weft_model_server *server) {
+  static const int on = 1;
+  for (int i = 0; i < ACCEPTS_AT_ONCE; i++) {
+    int fd = accept4(server->listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (fd >= 0) {
+      setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+      weft_model_conn_open(&server->loop, fd); /* on failure it was closed: the client sees it */
+    } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+      pause_accept(server);
+      return;
+    } else if (errno != EINTR && errno != ECONNABORTED) {
+      return;
+    }
+  }
+}
+
+static void resume_accept(weft_model_server *server) {
+  if (server->accept_paused && watch(server, server->listen_fd, server) == 0)
+    server->accept_paused = false;
+}
+
+static int wait_events(weft_model_server *server, struct epoll_event *events) {
+  int timeout = weft_model_timers_timeout(&server->loop.timers);
+  if (server->accept_paused && (timeout < 0 || timeout > ACCEPT_PAUSE_MS))
+    timeout = ACCEPT_PAUSE_MS;
+  int count = epoll_wait(server->loop.epoll_fd, events, EVENTS_AT_ONCE, timeout);
+  resume_accept(server);
+  return count;
+}
+
+static void run_timers(weft_model_server *server) {
+  double now = weft_model_now();
+  weft_model_timer *timer;
+  while ((timer = weft_model_timers_due(&server->loop.timers, now)) != NULL)
+    weft_model_conn_timer(timer);
+}
+
+static void *serve(void *argument) {
+  weft_model_server *server = argument;
+  struct epoll_event events[EVENTS_AT_ONCE];
+  while (!atomic_load(&server->stopping)) {
+    int count = wait_events(server, events);
+    for (int i = 0; i < count; i++) {
+      void *what = events[i].data.ptr;
+      if (what == server)
+        accept_all(server);
+      else if (what != NULL) /* NULL: woken, to stop */
+        weft_model_conn_event(what, events[i].events);
+    }
+    run_timers(server);
+  }
+  return NULL;
+}
+
+/* Start and stop ------------------------------------------------------------------------------ */
+
+static int failed(const char *what, char error[WEFT_MODEL_ERROR_SIZE]) {
+  char reason[128];
+  /* the GNU strerror_r: returns the text, which may be elsewhere */
+  snprintf(error, WEFT_MODEL_ERROR_SIZE, "%s: %s", what, strerror_r(errno, reason, sizeof reason));
+  return -1;
+}
+
+static int open_listener(weft_model_server *server, char error[WEFT_MODEL_ERROR_SIZE]) {
+  static const int on = 1;
+  struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(server->config.port)};
+  socklen_t size = sizeof address;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  int fd = server->listen_fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+  if (fd < 0)
+    return failed("cannot open a socket", error);
+  setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+  if (bind(fd, (struct sockaddr *)&address, size) != 0 || listen(fd, SOMAXCONN) != 0 ||
+      getsockname(fd, (struct sockaddr *)&address, &size) != 0) {
+    char what[64];
+    snprintf(what, sizeof what, "cannot listen on 127.0.0.1:%u", (unsigned)server->config.port);
+    return failed(what, error);
+  }
+  server->port = ntohs(address.sin_port);
+  return 0;
+}
+
+static int open_descriptors(weft_model_server *server, char error[WEFT_MODEL_ERROR_SIZE]) {
+  server->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  server->loop.epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+  if (server->wake_fd < 0 || server->loop.epoll_fd < 0)
+    return failed("cannot make the event loop", error);
+  if (open_listener(server, error) != 0)
+    return -1;
+  if (watch(server, server->wake_fd, NULL) != 0 || watch(server, server->listen_fd, server) != 0)
+    return failed("cannot watch the sockets", error);
+  return 0;
+}
+
+static int copy_options(weft_model_server *server, const weft_model_config *config) {
+  int rc = weft_model_config_copy(&server->config, config);
+  rc |= weft_model_record_init(&server->record, config->record);
+  rc |= weft_model_faults_init(&server->faults, config);
+  weft_model_replier_init(&server->loop.replier, &server->config, &server->faults);
+  server->loop.record = &server->record;
+  server->loop.scratch = weft_malloc(WEFT_MODEL_READ_SIZE);
+  return server->loop.scratch ? rc : -1;
+}
+
+/* The thread inherits a mask that blocks everything. */
+static int start_thread(weft_model_server *server, char error[WEFT_MODEL_ERROR_SIZE]) {
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  errno = pthread_create(&server->thread, NULL, serve, server);
+  int rc = errno;
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  server->running = rc == 0;
+  errno = rc;
+  return rc == 0 ? 0 : failed("cannot start the server's thread", error);
+}
+
+weft_model_server *weft_model_server_start(const weft_model_config *config,
+                                           char error[WEFT_MODEL_ERROR_SIZE]) {
+  weft_model_server *server = weft_calloc(1, sizeof *server);
+  if (!server) {
+    snprintf(error, WEFT_MODEL_ERROR_SIZE, "not enough memory");
+    return NULL;
+  }
+  server->listen_fd = server->wake_fd = server->loop.epoll_fd = -1;
+  int rc = copy_options(server, config);
+  if (rc != 0)
+    snprintf(error, WEFT_MODEL_ERROR_SIZE, "not enough memory");
+  if (rc != 0 || open_descriptors(server, error) != 0 || start_thread(server, error) != 0) {
+    weft_model_server_stop(server);
+    return NULL;
+  }
+  return server;
+}
+
+static void close_descriptor(int fd) {
+  if (fd >= 0)
+    close(fd);
+}
+
+static void join_thread(weft_model_server *server) {
+  static const uint64_t one = 1;
+  if (!server->running)
+    return;
+  atomic_store(&server->stopping, true);
+  ssize_t n = write(server->wake_fd, &one, sizeof one); /* cannot fail: the counter was 0 */
+  (void)n;
+  pthread_join(server->thread, NULL);
+}
+
+void weft_model_server_stop(weft_model_server *server) {
+  if (!server)
+    return;
+  join_thread(server);
+  close_descriptor(server->listen_fd);
+  while (server->loop.conns)
+    weft_model_conn_close(server->loop.conns);
+  close_descriptor(server->loop.epoll_fd);
+  close_descriptor(server->wake_fd);
+  weft_model_timers_free(&server->loop.timers);
+  weft_model_replier_free(&server->loop.replier);
+  weft_free(server->loop.scratch);
+  weft_model_faults_free(&server->faults);
+  weft_model_record_free(&server->record);
+  weft_model_config_free(&server->config);
+  weft_free(server);
+}
+
+/* From other threads -------------------------------------------------------------------------- */
+
+uint16_t weft_model_server_port(const weft_model_server *server) {
+  return server->port;
+}
+
+weft_model_stats weft_model_server_stats(weft_model_server *server) {
+  return weft_model_record_stats(&server->record);
+}
+
+int weft_model_server_add_fault(weft_model_server *server, const weft_model_fault *fault) {
+  return weft_model_faults_append(&server->faults, fault);
+}
+
+const weft_model_request **weft_model_server_requests(weft_model_server *server, size_t *count) {
+  return weft_model_record_list(&server->record, count);
+}
+
+/* Signals ------------------------------------------------------------------------------------- */
+
+static void heeded_signals(sigset_t *set) {
+  static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
+  sigemptyset(set);
+  for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+    struct sigaction action;
+    if (sigaction(numbers[i], NULL, &action) == 0 && action.sa_handler != SIG_IGN)
+      sigaddset(set, numbers[i]);
+  }
+}
+
+static struct timespec timespec_of(double seconds) {
+  static const double longest = 1e9; /* as good as no limit, and no overflow */
+  double whole = floor(seconds < longest ? seconds : longest);
+  double rest = seconds < longest ? seconds - whole : 0;
+  return (struct timespec){.tv_sec = (time_t)whole, .tv_nsec = (long)(rest * 1e9)};
+}
+
+int weft_model_server_join(double seconds) {
+  sigset_t set, before;
+  double end = weft_model_now() + seconds;
+  int number;
+  heeded_signals(&set);
+  pthread_sigmask(SIG_BLOCK, &set, &before);
+  do {
+    double left = end - weft_model_now();
+    struct timespec timeout = timespec_of(left > 0 ? left : 0);
+    number = sigtimedwait(&set, NULL, &timeout);
+  } while (number < 0 && errno == EINTR); /* another signal's handler ran */
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  return number > 0 ? number : 0;
+}
