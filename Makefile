@@ -27,11 +27,12 @@ BASE_CFLAGS = -std=gnu11 -D_GNU_SOURCE $(OPT) -g -fPIC -fvisibility=hidden -pthr
 LINK = $(CC) $(if $(LIBFLAG),$(LIBFLAG),-shared) -pthread $(SAN_FLAGS) -Wl,-z,nodelete -Wl,-z,relro
 
 # In the order of the data's way: what carries it, what waits, who runs it, what it waits for.
-CORE = platform mem clock buf error parcel waiter inbox timer io context task group \
-       pool monitor channel semaphore waitgroup http_request http_socket http stats
+CORE = platform mem clock buf error parcel waiter block inbox timer io context task group \
+       pool monitor channel semaphore waitgroup http_settings http_request http_response http_error \
+       http_socket http_shard http_turn http stats
 CORE_SRC = $(wildcard $(CORE:%=src/core/%.c))
 # closure → names → ship → value → scheduler → outcome, and one file a userdata.
-BINDING = module state errors bytecode bytecode_54 bytecode_jit lostwrite prototype names ship value \
+BINDING = module state errors bytecode bytecode_54 bytecode_jit lostwrite vmprobe names ship value \
           scheduler outcome slab worker objects context pool group time sync http
 BINDING_SRC = $(wildcard $(BINDING:%=src/lua/%.c))
 SERVER = model_timer model_json model_http model_record model_config model_fault model_mock \
@@ -47,18 +48,18 @@ all: $(BUILD)/weft/core.so $(BUILD)/weft/testing/server.so
 # The core has no Lua include path: it cannot depend on Lua by accident.
 $(CORE_BUILD)/%.o: src/core/%.c
 	@mkdir -p $(@D)
-	$(CC) $(BASE_CFLAGS) $(CFLAGS) -Isrc/core -MMD -c $< -o $@
+	$(CC) $(BASE_CFLAGS) $(CFLAGS) -Isrc/core -MMD -MP -c $< -o $@
 
 $(CORE_BUILD)/libweft.a: $(CORE_OBJ)
 	$(AR) rcs $@ $^
 
 $(BUILD)/lua/%.o: src/lua/%.c
 	@mkdir -p $(@D)
-	$(CC) $(BASE_CFLAGS) $(CFLAGS) -Isrc/core -I$(LUA_INCDIR) -MMD -c $< -o $@
+	$(CC) $(BASE_CFLAGS) $(CFLAGS) -Isrc/core -I$(LUA_INCDIR) -MMD -MP -c $< -o $@
 
 $(BUILD)/testing/%.o: src/testing/%.c
 	@mkdir -p $(@D)
-	$(CC) $(BASE_CFLAGS) $(CFLAGS) -Isrc/core -I$(LUA_INCDIR) -MMD -c $< -o $@
+	$(CC) $(BASE_CFLAGS) $(CFLAGS) -Isrc/core -I$(LUA_INCDIR) -MMD -MP -c $< -o $@
 
 $(BUILD)/weft/core.so: $(BINDING_OBJ) $(CORE_BUILD)/libweft.a
 	@mkdir -p $(@D)

@@ -32,7 +32,7 @@ typedef struct connection {
 typedef struct fixture {
   pthread_t thread;
   int listener, epoll, port;
-  _Atomic int stop, close_all, answer_all; /* the test's orders; the last two are taken back */
+  _Atomic int stop, close_all, answer_all; /* the test's orders; all but stop are taken back */
   _Atomic long accepted, open, held, max_held; /* held: requests of /wait and /never */
   pthread_mutex_t lock;
   char *last; /* the last request, terminated; guarded by lock */
@@ -282,16 +282,16 @@ static void accept_all(fixture *f) {
 }
 
 static void answer_held(fixture *f, double now) {
+  int all = atomic_exchange(&f->answer_all, 0);
   for (int fd = 0; fd < CONNECTIONS_MAX; fd++) {
     connection *c = f->connections[fd];
-    if (!c || !c->answer_at || (c->answer_at > now && !f->answer_all))
+    if (!c || !c->answer_at || (c->answer_at > now && !all))
       continue;
     c->answer_at = 0;
     f->held--;
     if (!answer(c, "", "late", 4))
       close_connection(f, c);
   }
-  f->answer_all = 0;
 }
 
 static void close_all(fixture *f) {

@@ -18,6 +18,7 @@
 #include <netdb.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 
 #if defined(__SANITIZE_THREAD__)
@@ -30,6 +31,7 @@ enum { MANY = 2000 };
 
 static int passed, failed;
 static fixture *server;
+static const char *program;
 
 static void check(int ok, const char *format, ...) {
   char what[512];
@@ -361,6 +363,21 @@ static void test_failures(void) {
   expect_failure(&request, "network", "nowhere.invalid");
 }
 
+static void test_no_descriptors(void) {
+  struct rlimit usual, none;
+  weft_http_request request = get("/ok");
+  weft_http_close_idle();
+  getrlimit(RLIMIT_NOFILE, &usual);
+  none = usual;
+  none.rlim_cur = 3;
+  setrlimit(RLIMIT_NOFILE, &none);
+  expect_failure(&request, "network", "ulimit -n");
+  setrlimit(RLIMIT_NOFILE, &usual);
+  weft_http_transfer *transfer = run(&request);
+  check(body_is(transfer, "ok"), "and it recovers");
+  weft_http_transfer_release(transfer);
+}
+
 static void test_timeout(void) {
   weft_http_request request = get("/never");
   request.timeout_ms = 100;
@@ -457,7 +474,14 @@ static void test_limit(void) {
   int good = finish_all(transfers, 50);
   check(good == 49 && server->max_held == 5,
         "a limit of 5 holds (%ld), an abort leaves the queue in order", server->max_held);
+  weft_http_set_limit(1);
+  start_all(transfers, 50, "/never");
+  int one_held = wait_until_held(1);
   weft_http_set_limit(WEFT_HTTP_LIMIT);
+  check(one_held && wait_until_held(50), "a higher limit lets those in the queue go");
+  weft_http_close_idle();
+  server->answer_all = 1;
+  check(finish_all(transfers, 50) == 50, "close_idle does not touch what is in flight");
 }
 
 static void test_abort(void) {
@@ -672,6 +696,74 @@ static void test_perform(void) {
   weft_context_release(context);
 }
 
+/* ---- proxies: read once, so in processes of their own ---- */
+
+static void start_server(void) {
+  static const char *const variables[] = {"http_proxy", "https_proxy", "all_proxy", "HTTPS_PROXY",
+                                          "ALL_PROXY",  "no_proxy",    "NO_PROXY"};
+  for (size_t i = 0; i < sizeof variables / sizeof *variables; i++)
+    unsetenv(variables[i]);
+  server = fixture_start();
+  weft_io_start();
+}
+
+static int thread_count(void) {
+  DIR *folder = opendir("/proc/self/task");
+  struct dirent *entry;
+  int count = 0;
+  while ((entry = readdir(folder)))
+    count += *entry->d_name != '.';
+  closedir(folder);
+  return count;
+}
+
+/* Until the thread itself is gone: OpenSSL cleans up after threads, and at exit, without a lock. */
+static void stop_io(void) {
+  double until = seconds_now() + 2;
+  weft_io_stop(2000);
+  while (!UNDER_TSAN && thread_count() > 1 && seconds_now() < until)
+    usleep(1000);
+  if (UNDER_TSAN) /* it has a thread of its own */
+    usleep(100000);
+}
+
+/* The program's other role: one GET, and an exit code of 0 when an answer came. */
+static int get_one(const char *url) {
+  weft_http_request request = {.url = weft_http_text_of(url)};
+  weft_http_transfer *transfer = run(&request);
+  int has_failed = weft_http_error(transfer) != NULL;
+  weft_http_transfer_release(transfer);
+  weft_http_close_idle();
+  stop_io();
+  return has_failed;
+}
+
+static int exit_code_of(const char *variable, const char *no_proxy) {
+  char proxy[64];
+  snprintf(proxy, sizeof proxy, "http://127.0.0.1:%d", server->port);
+  pid_t child = fork();
+  if (child == 0) {
+    setenv(variable, proxy, 1);
+    setenv("no_proxy", no_proxy, 1);
+    execl(program, program, "http://proxied.invalid/ok?a=b", (char *)NULL);
+    _exit(127);
+  }
+  int status = -1;
+  waitpid(child, &status, 0);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+static void test_proxies(void) {
+  int through = exit_code_of("http_proxy", "");
+  char *sent = fixture_last(server);
+  check(through == 0 && strncmp(sent, "GET http://proxied.invalid/ok?a=b HTTP/1.1\r\n", 44) == 0,
+        "http_proxy is used");
+  free(sent);
+  check(exit_code_of("all_proxy", "") == 0, "all_proxy is used");
+  check(exit_code_of("http_proxy", "proxied.invalid") == 1, "no_proxy makes an exception");
+  check(exit_code_of("HTTP_PROXY", "") == 1, "HTTP_PROXY in capitals is not read");
+}
+
 /* ---- TLS ---- */
 
 typedef struct tls_server {
@@ -862,6 +954,7 @@ static void run_tests(void) {
   test_invalid_urls();
   test_ceilings();
   test_failures();
+  test_no_descriptors();
   test_timeout();
   test_thousand();
   test_keep_alive();
@@ -873,26 +966,22 @@ static void run_tests(void) {
   test_no_leak_between();
   test_slow_resolver();
   test_perform();
+  test_proxies();
   test_tls();
   test_fork();
 }
 
-int main(void) {
-  static const char *const variables[] = {"http_proxy", "https_proxy", "all_proxy", "HTTPS_PROXY",
-                                          "ALL_PROXY"};
-  for (size_t i = 0; i < sizeof variables / sizeof *variables; i++)
-    unsetenv(variables[i]);
+int main(int argc, char **argv) {
+  program = argv[0];
+  if (argc > 1)
+    return get_one(argv[1]);
   setvbuf(stdout, NULL, _IOLBF, 0);
-  server = fixture_start();
-  weft_io_start();
-  while (server->open)
-    usleep(1000);
+  start_server();
   int descriptors = open_descriptors();
   run_tests();
-  fixture_stop(server); /* its side of the connections */
-  server = NULL;
-  test_end(descriptors - 2);
-  weft_io_stop(2000);
+  fixture_stop(server);
+  test_end(descriptors - 2); /* the server's two are closed */
+  stop_io();
   printf("%d passed, %d failed\n", passed, failed);
   return failed != 0;
 }

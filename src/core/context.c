@@ -151,7 +151,13 @@ static void release_all(weft_context *context) {
   }
 }
 
+static void renew_propagation(void) {
+  weft_process_renew_lock(&propagation);
+}
+
 static void finish_tree(weft_context *top, weft_error *error, weft_error *cause) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  pthread_once(&once, renew_propagation);
   weft_context *pending = NULL, *finished = NULL;
   weft_wait *woken = NULL;
   pthread_mutex_lock(&propagation);

@@ -8,6 +8,7 @@
  */
 #include "group.h"
 
+#include "block.h"
 #include "mem.h"
 #include "platform.h"
 #include "pool.h"
@@ -91,8 +92,14 @@ static void leave(weft_group *group) {
   leave_slowly(group);
 }
 
+/* In the child of a fork its tasks are not there: it is never freed, and nobody waits for it. */
+static int is_of_other_process(const weft_group *group) {
+  return group->process != weft_process_generation();
+}
+
 void weft_group_drop(weft_group *group) {
-  leave_slowly(group);
+  if (!is_of_other_process(group))
+    leave_slowly(group);
 }
 
 void weft_group_add(weft_group *group) {
@@ -100,7 +107,7 @@ void weft_group_add(weft_group *group) {
 }
 
 void weft_group_unadd(weft_group *group) {
-  atomic_fetch_sub(&group->state, ONE);
+  leave(group); /* the last real task may have ended meanwhile, with somebody waiting for that */
 }
 
 void weft_group_task_ended(weft_group *group, weft_task *task) {
@@ -161,6 +168,8 @@ static int is_reached(weft_group *group, uint32_t below) {
 }
 
 int weft_group_wait_below(weft_group *group, uint32_t below, weft_waiter *waiter) {
+  if (is_of_other_process(group))
+    return 0;
   pthread_mutex_lock(&group->lock);
   atomic_fetch_or(&group->state, HAS_WAITERS); /* before the look: a leaver sees it, or we see him */
   int must_wait = !is_reached(group, below);
@@ -195,15 +204,23 @@ static void block_until_below(weft_group *group, uint32_t below) {
     weft_thread_wait_drop(&party);
 }
 
-static void block_until_queue_has_room(weft_pool *pool) {
-  weft_thread_wait party;
-  weft_waiter waiter;
-  weft_thread_wait_init(&party);
-  weft_waiter_init(&waiter, &party.wait, 0);
-  if (weft_pool_wait_room(pool, &waiter))
-    weft_thread_wait_block(&party);
-  else
-    weft_thread_wait_drop(&party);
+/* Until fewer tasks run than the limit, or the group's context is done. */
+static void block_until_limit_allows(weft_group *group) {
+  weft_blocked self;
+  weft_blocked_init(&self);
+  if (!weft_group_wait_below(group, group->limit, &self.on_source))
+    weft_blocked_drop(&self);
+  else if (!weft_blocked_wait(&self, group->context))
+    weft_group_unwait(group, &self.on_source);
+}
+
+static void block_until_queue_has_room(weft_group *group) {
+  weft_blocked self;
+  weft_blocked_init(&self);
+  if (!weft_pool_wait_room(group->pool, &self.on_source))
+    weft_blocked_drop(&self);
+  else if (!weft_blocked_wait(&self, group->context))
+    weft_pool_unwait_room(group->pool, &self.on_source);
 }
 
 static void free_ended(weft_group *group) {
@@ -232,6 +249,8 @@ static int submit_call(weft_group *group, weft_task_fn fn, void *arg) {
 }
 
 int weft_group_try_go(weft_group *group, weft_task_fn fn, void *arg) {
+  if (is_of_other_process(group))
+    return WEFT_FORKED;
   free_ended(group);
   if (weft_context_done(group->context))
     return WEFT_CANCELED;
@@ -246,13 +265,15 @@ int weft_group_go(weft_group *group, weft_task_fn fn, void *arg) {
     if (rc != WEFT_WOULD_WAIT)
       return rc;
     if (group->limit && weft_group_running(group) >= group->limit)
-      block_until_below(group, group->limit);
+      block_until_limit_allows(group);
     else
-      block_until_queue_has_room(group->pool);
+      block_until_queue_has_room(group);
   }
 }
 
 weft_error *weft_group_wait(weft_group *group) {
+  if (is_of_other_process(group))
+    return weft_error_new("forked", weft_strerror(WEFT_FORKED));
   block_until_below(group, 1);
   free_ended(group);
   return weft_group_first_error(group);
@@ -267,7 +288,7 @@ void weft_group_cancel(weft_group *group, weft_error *cause) {
 }
 
 void weft_group_close(weft_group *group) {
-  if (!group)
+  if (!group || is_of_other_process(group))
     return;
   weft_context_cancel(group->context, NULL);
   block_until_below(group, 1);

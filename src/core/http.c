@@ -12,8 +12,8 @@
  */
 #include "http_engine.h"
 
+#include "block.h"
 #include "clock.h"
-#include "context.h"
 #include "error.h"
 #include "platform.h"
 
@@ -214,26 +214,16 @@ void weft_http_abort(weft_http_transfer *transfer) {
 
 /* Blocks until the transfer has finished: NULL, or the context's error when that was done first. */
 static weft_error *wait_for(weft_context *context, weft_http_transfer *transfer) {
-  weft_thread_wait party;
-  weft_waiter on_context, on_end;
-  weft_thread_wait_init(&party);
-  weft_waiter_init(&on_context, &party.wait, 0);
-  weft_waiter_init(&on_end, &party.wait, 1);
-  if (!weft_context_wait(context, &on_context)) {
-    weft_thread_wait_drop(&party);
-    return weft_context_error(context);
-  }
-  int is_queued = weft_http_wait(transfer, &on_end);
-  if (!is_queued)
-    weft_context_unwait(context, &on_context);
-  if (!is_queued && weft_wait_winner(&party.wait) < 0) {
-    weft_thread_wait_drop(&party);
+  weft_blocked blocked;
+  weft_blocked_init(&blocked);
+  if (!weft_http_wait(transfer, &blocked.on_source)) {
+    weft_blocked_drop(&blocked);
     return NULL;
   }
-  weft_thread_wait_block(&party);
-  weft_context_unwait(context, &on_context);
-  weft_http_unwait(transfer, &on_end);
-  return weft_wait_winner(&party.wait) == 0 ? weft_context_error(context) : NULL;
+  if (weft_blocked_wait(&blocked, context))
+    return NULL;
+  weft_http_unwait(transfer, &blocked.on_source);
+  return weft_context_error(context);
 }
 
 static weft_error *run(weft_context *context, weft_http_transfer *transfer) {
@@ -248,7 +238,10 @@ static weft_error *run(weft_context *context, weft_http_transfer *transfer) {
 
 weft_error *weft_http_perform(weft_context *context, const weft_http_request *request,
                               weft_http_transfer **transfer) {
-  weft_error *error = NULL;
+  *transfer = NULL;
+  weft_error *error = weft_context_error(context);
+  if (error)
+    return error;
   *transfer = weft_http_transfer_new(request, &error);
   if (!*transfer)
     return error;

@@ -19,14 +19,19 @@ static weft_inbox *take_free(int interruptible) {
   return inbox;
 }
 
+static void renew_lock(void) {
+  weft_process_renew_lock(&free_lock);
+}
+
 weft_inbox *weft_inbox_acquire(int interruptible) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  pthread_once(&once, renew_lock);
   weft_inbox *inbox = take_free(!!interruptible);
   if (inbox)
     return inbox;
-  inbox = weft_malloc(sizeof *inbox + 64);
+  inbox = weft_malloc_aligned(64, sizeof *inbox); /* never freed */
   if (!inbox)
     return NULL;
-  inbox = (weft_inbox *)(((uintptr_t)inbox + 63) & ~(uintptr_t)63); /* never freed */
   atomic_init(&inbox->head, NULL);
   inbox->next_free = NULL;
   if (weft_parker_init(&inbox->parker, interruptible) != 0) {

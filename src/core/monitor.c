@@ -41,6 +41,7 @@ static void install_handler(void) {
   action.sa_sigaction = on_signal;
   sigemptyset(&action.sa_mask);
   sigaction(SIGURG, &action, &previous_handler);
+  weft_process_renew_lock(&lock);
 }
 
 static int is_stuck(weft_worker *worker) {

@@ -14,6 +14,7 @@
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/syscall.h>
@@ -23,6 +24,9 @@ static _Atomic uint32_t threads_live;
 static _Atomic uint64_t thread_fail_countdown;
 static _Atomic uint32_t generation;
 static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
+enum { MAX_RENEWED = 8 };
+static _Atomic(pthread_mutex_t *) renewed[MAX_RENEWED]; /* static locks of this library */
+static _Atomic uint32_t renewed_count;
 
 typedef struct thread_start {
   void (*main)(void *);
@@ -95,6 +99,9 @@ uint32_t weft_cpu_count(void) {
 static void after_fork_in_child(void) {
   atomic_fetch_add(&generation, 1);
   atomic_store(&threads_live, 0); /* threads do not cross a fork */
+  for (uint32_t i = 0; i < atomic_load(&renewed_count); i++)
+    if (atomic_load(&renewed[i]))
+      pthread_mutex_init(atomic_load(&renewed[i]), NULL);
 }
 
 static void register_fork_handler(void) {
@@ -103,6 +110,14 @@ static void register_fork_handler(void) {
 
 void weft_process_watch_forks(void) {
   pthread_once(&fork_once, register_fork_handler);
+}
+
+void weft_process_renew_lock(pthread_mutex_t *lock) {
+  uint32_t place = atomic_fetch_add(&renewed_count, 1);
+  if (place >= MAX_RENEWED)
+    abort(); /* the table is too small for this library's own locks */
+  atomic_store(&renewed[place], lock);
+  weft_process_watch_forks();
 }
 
 uint32_t weft_process_generation(void) {

@@ -26,6 +26,9 @@ uint32_t weft_cpu_count(void);
 uint32_t weft_process_generation(void);
 /* Counts the fork handlers in: called once by everything that starts threads. */
 void weft_process_watch_forks(void);
+/* Makes a static lock anew in the child of every fork, whoever held it. Called once for each lock, before
+ * threads that lock it may be alive. */
+void weft_process_renew_lock(pthread_mutex_t *lock);
 
 static inline void weft_cpu_relax(void) {
 #if defined(__x86_64__) || defined(__i386__)

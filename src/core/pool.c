@@ -131,6 +131,11 @@ static void destroy_handle(weft_handle *handle) {
 
 /* ---- a worker's thread ---- */
 
+/* Threads that take tasks. Called under lock. */
+static uint32_t hands(weft_pool *pool) {
+  return atomic_load(&pool->threads) - pool->ending;
+}
+
 static weft_worker *new_worker(weft_pool *pool, uint32_t id) {
   weft_worker *worker = weft_malloc_aligned(64, sizeof *worker);
   weft_inbox *inbox = weft_inbox_acquire(0);
@@ -155,14 +160,17 @@ static void leave_pool(weft_worker *worker, weft_error *error) {
   weft_wait *woken = NULL;
   const weft_runtime *runtime = pool->runtime;
   pthread_mutex_lock(&pool->lock);
-  worker->is_started = 0;
+  pool->ending -= worker->is_ending;
+  worker->is_started = worker->is_ending = 0;
   int is_last = atomic_fetch_sub(&pool->threads, 1) == 1;
-  if (is_last) {
+  if (hands(pool) == 0) {
     stranded = pool->head;
     pool->head = pool->tail = NULL;
     atomic_store(&pool->queued, 0);
-    weft_waitlist_claim_all(&pool->end_waiters, &woken);
+    weft_waitlist_claim_all(&pool->room_waiters, &woken);
   }
+  if (is_last)
+    weft_waitlist_claim_all(&pool->end_waiters, &woken);
   int must_free = is_last && pool->is_orphan;
   pthread_mutex_unlock(&pool->lock);
   weft_wake(woken);
@@ -196,10 +204,12 @@ static void worker_main(void *arg) {
 /* Takes a place for one more thread. Called under lock; NULL: none is wanted or possible. */
 static weft_worker *reserve_worker(weft_pool *pool) {
   uint32_t id = 0, places = atomic_load(&pool->places);
-  if (atomic_load(&pool->threads) >= pool->max_threads)
+  if (hands(pool) >= atomic_load(&pool->max_threads))
     return NULL;
   while (id < places && pool->workers[id]->is_started)
     id++;
+  if (id == WEFT_POOL_MAX_THREADS)
+    return NULL;
   if (id == places) {
     pool->workers[id] = new_worker(pool, id);
     if (!pool->workers[id])
@@ -229,6 +239,7 @@ static void adopt_after_fork(weft_pool *pool) {
     atomic_store(&pool->places, 0); /* what the lost threads used stays unfreed */
     pool->head = pool->tail = NULL;
     pool->idle = NULL;
+    pool->ending = 0;
     atomic_store(&pool->threads, 0);
     pool->room_waiters = pool->end_waiters = (weft_waitlist){0};
     atomic_store(&pool->queued, 0);
@@ -272,7 +283,31 @@ static int find_hands(weft_pool *pool, weft_worker **idle, weft_worker **fresh) 
   *idle = pop_idle(pool);
   if (!*idle)
     *fresh = reserve_worker(pool);
-  return atomic_load(&pool->threads) > 0 ? WEFT_OK : WEFT_NOTHREAD;
+  return hands(pool) > 0 ? WEFT_OK : WEFT_NOTHREAD;
+}
+
+static int any_ring_has_tasks(weft_pool *pool) {
+  uint32_t places = atomic_load(&pool->places);
+  for (uint32_t i = 0; i < places; i++)
+    if (!weft_ring_is_empty(&pool->workers[i]->ring))
+      return 1;
+  return 0;
+}
+
+/* By a worker that goes to run something and leaves tasks behind: one more hand, which does the same
+ * in its turn. Without it they would wait for that something to end. */
+static void call_help(weft_pool *pool) {
+  weft_worker *idle = NULL, *fresh = NULL;
+  if (atomic_load(&pool->idle_count) == 0 &&
+      atomic_load(&pool->threads) >= atomic_load(&pool->max_threads))
+    return;
+  pthread_mutex_lock(&pool->lock);
+  find_hands(pool, &idle, &fresh);
+  pthread_mutex_unlock(&pool->lock);
+  if (idle)
+    wake_worker(idle);
+  if (fresh)
+    start_worker(fresh);
 }
 
 static int is_full(weft_pool *pool) {
@@ -328,21 +363,33 @@ void weft_pool_unwait_end(weft_pool *pool, weft_waiter *waiter) {
 int weft_pool_resize(weft_pool *pool, uint32_t threads) {
   if (threads == 0 || threads > WEFT_POOL_MAX_THREADS)
     return WEFT_TOO_LARGE;
+  weft_worker *fresh = NULL;
   lock_pool(pool);
-  pool->max_threads = threads;
+  atomic_store(&pool->max_threads, threads);
   weft_worker *idle = take_all_idle(pool); /* those too many end, the others sleep again */
+  if (!idle && (pool->head || any_ring_has_tasks(pool)))
+    fresh = reserve_worker(pool);
   for (weft_worker *next; idle; idle = next) {
     next = idle->next_idle;
     wake_worker(idle);
   }
   pthread_mutex_unlock(&pool->lock);
+  if (fresh)
+    start_worker(fresh);
   return WEFT_OK;
 }
 
 /* ---- taking ---- */
 
+/* As many as there is room for now, since one that was woken before may not have used its place. */
+static void claim_room_waiters(weft_pool *pool, weft_wait **woken) {
+  uint32_t queued = atomic_load(&pool->queued);
+  while (queued++ < pool->queue_limit && weft_waitlist_claim_first(&pool->room_waiters, woken)) {
+  }
+}
+
 /* Moves a fair share of the queue into the worker's ring and returns the first task. */
-static weft_task *take_batch(weft_worker *worker, weft_worker **idle) {
+static weft_task *take_batch(weft_worker *worker) {
   weft_pool *pool = worker->pool;
   weft_wait *woken = NULL;
   pthread_mutex_lock(&pool->lock);
@@ -361,10 +408,7 @@ static weft_task *take_batch(weft_worker *worker, weft_worker **idle) {
   if (!pool->head)
     pool->tail = NULL;
   atomic_fetch_sub(&pool->queued, taken);
-  for (uint32_t i = 0; i < taken; i++)
-    weft_waitlist_claim_first(&pool->room_waiters, &woken);
-  if (queued > 1 && atomic_load(&pool->spinning) == 0)
-    *idle = pop_idle(pool);
+  claim_room_waiters(pool, &woken);
   pthread_mutex_unlock(&pool->lock);
   weft_wake(woken);
   return first;
@@ -383,14 +427,17 @@ static weft_task *steal(weft_worker *worker) {
 }
 
 weft_task *weft_worker_next(weft_worker *worker) {
-  weft_worker *idle = NULL;
   weft_pool *pool = worker->pool;
   weft_task *task = weft_ring_take(&worker->ring);
-  if (!task && atomic_load_explicit(&pool->queued, memory_order_acquire) > 0)
-    task = take_batch(worker, &idle);
-  if (idle)
-    wake_worker(idle);
-  return task ? task : steal(worker);
+  if (task)
+    return task;
+  if (atomic_load_explicit(&pool->queued, memory_order_acquire) > 0)
+    task = take_batch(worker);
+  if (!task)
+    task = steal(worker);
+  if (task && (atomic_load(&pool->queued) > 0 || any_ring_has_tasks(pool)))
+    call_help(pool);
+  return task;
 }
 
 /* ---- sleeping ---- */
@@ -416,14 +463,6 @@ static int spin(weft_worker *worker) {
   return found;
 }
 
-static int any_ring_has_tasks(weft_pool *pool) {
-  uint32_t places = atomic_load(&pool->places);
-  for (uint32_t i = 0; i < places; i++)
-    if (!weft_ring_is_empty(&pool->workers[i]->ring))
-      return 1;
-  return 0;
-}
-
 static void leave_idle_list(weft_pool *pool, weft_worker *worker) {
   weft_worker **link = &pool->idle;
   if (!worker->is_idle)
@@ -441,10 +480,13 @@ static int decide(weft_worker *worker, int has_parked) {
   weft_pool *pool = worker->pool;
   if (pool->head || !weft_inbox_is_empty(worker->inbox))
     return LOOK_AGAIN;
-  if (!has_parked && (pool->is_closing || atomic_load(&pool->threads) > pool->max_threads))
-    return any_ring_has_tasks(pool) ? LOOK_AGAIN : END;
   if (any_ring_has_tasks(pool))
     return LOOK_AGAIN;
+  if (!has_parked && (pool->is_closing || hands(pool) > atomic_load(&pool->max_threads))) {
+    worker->is_ending = 1; /* counted at once, so that no task is left to those who all end */
+    pool->ending++;
+    return END;
+  }
   worker->next_idle = pool->idle;
   pool->idle = worker;
   worker->is_idle = 1;
@@ -452,22 +494,33 @@ static int decide(weft_worker *worker, int has_parked) {
   return SLEEP;
 }
 
+/* A submit may have left its task to this worker, which turns to its inbox first. */
+static int look_again(weft_worker *worker) {
+  if (!weft_inbox_is_empty(worker->inbox) && atomic_load(&worker->pool->queued) > 0)
+    call_help(worker->pool);
+  return 1;
+}
+
 int weft_worker_park(weft_worker *worker, int has_parked) {
   weft_pool *pool = worker->pool;
+  weft_wait *woken = NULL;
   if (spin(worker))
-    return 1;
+    return look_again(worker);
   pthread_mutex_lock(&pool->lock);
   int decision = decide(worker, has_parked);
+  if (decision == SLEEP)
+    claim_room_waiters(pool, &woken);
   pthread_mutex_unlock(&pool->lock);
+  weft_wake(woken);
   if (decision != SLEEP)
-    return decision == LOOK_AGAIN;
+    return decision == LOOK_AGAIN && look_again(worker);
   weft_monitor_sleep(worker);
   weft_parker_park(&worker->inbox->parker, WEFT_NEVER_NS);
   weft_monitor_wake(worker);
   pthread_mutex_lock(&pool->lock);
   leave_idle_list(pool, worker);
   pthread_mutex_unlock(&pool->lock);
-  return 1;
+  return look_again(worker);
 }
 
 /* ---- the C runtime and the C interface ---- */
@@ -526,10 +579,14 @@ int weft_pool_close(weft_pool *pool, double seconds) {
     weft_thread_wait_drop(&party);
     return WEFT_OK;
   }
-  int has_timer = seconds >= 0 && weft_wait_timer_start(&on_time, &party.wait, 1,
-                                                        weft_clock_after_s(seconds)) == 0;
-  weft_thread_wait_block(&party);
-  if (has_timer)
+  int rc = 0, has_limit = seconds >= 0;
+  if (has_limit)
+    rc = weft_wait_timer_start(&on_time, &party.wait, 1, weft_clock_after_s(seconds));
+  if (rc != 0 && weft_wait_claim(&party.wait, 1))
+    weft_thread_wait_drop(&party); /* a limit that cannot be kept ends the wait at once */
+  else
+    weft_thread_wait_block(&party);
+  if (has_limit)
     weft_timer_stop(&on_time.timer);
   weft_pool_unwait_end(pool, &on_end);
   return weft_wait_winner(&party.wait) == 0 ? WEFT_OK : WEFT_WOULD_WAIT;

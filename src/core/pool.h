@@ -42,6 +42,7 @@ struct weft_worker {
   /* guarded by the pool's lock */
   weft_worker *next_idle;
   uint8_t is_idle, is_started;
+  uint8_t is_ending; /* takes no task any more */
 };
 
 struct weft_pool {
@@ -57,6 +58,7 @@ struct weft_pool {
   _Atomic uint32_t spinning; /* workers that look for work before they sleep */
   _Atomic uint32_t idle_count;
   _Atomic uint32_t threads;  /* that run or are being started; changed under lock */
+  _Atomic uint32_t max_threads; /* changed under lock */
   _Atomic uint32_t places;   /* entries of `workers` in use; only grows, under lock */
   weft_worker **workers;     /* their memory stays until the pool is freed */
   uint8_t may_spin;          /* constant */
@@ -64,7 +66,7 @@ struct weft_pool {
   /* guarded by lock */
   weft_task *head, *tail;
   weft_worker *idle;
-  uint32_t max_threads;
+  uint32_t ending; /* how many of `threads` take no task any more */
   uint8_t is_closing, is_orphan;           /* takes no more; the last worker frees the pool */
   weft_waitlist room_waiters, end_waiters;
 };

@@ -11,10 +11,9 @@
 
 #include <string.h>
 
-weft_task *weft_task_new(weft_group *group) {
-  weft_task *task = weft_malloc(sizeof *task);
-  if (!task)
-    return NULL;
+enum { CACHE_MOST = 1024 };
+
+static void init_task(weft_task *task, weft_group *group) {
   task->next = NULL;
   task->group = group;
   atomic_init(&task->runner, NULL);
@@ -24,14 +23,54 @@ weft_task *weft_task_new(weft_group *group) {
   task->index = 0;
   task->kind = 0;
   atomic_init(&task->status, WEFT_TASK_QUEUED);
+}
+
+weft_task *weft_task_new(weft_group *group) {
+  weft_task *task = weft_malloc(sizeof *task);
+  if (task)
+    init_task(task, group);
   return task;
 }
 
-void weft_task_free(weft_task *task) {
+static void empty_task(weft_task *task) {
   weft_context_release(atomic_load_explicit(&task->own_context, memory_order_acquire));
   weft_parcel_clear(&task->parcel);
   weft_free(task->name);
+}
+
+void weft_task_free(weft_task *task) {
+  empty_task(task);
   weft_free(task);
+}
+
+weft_task *weft_task_take(weft_task_cache *cache, weft_group *group) {
+  weft_task *task = cache->free;
+  if (!task)
+    return weft_task_new(group);
+  cache->free = task->next;
+  cache->count--;
+  init_task(task, group);
+  return task;
+}
+
+void weft_task_give(weft_task_cache *cache, weft_task *task) {
+  empty_task(task);
+  if (cache->count == CACHE_MOST) {
+    weft_free(task);
+    return;
+  }
+  task->next = cache->free;
+  cache->free = task;
+  cache->count++;
+}
+
+void weft_task_cache_free(weft_task_cache *cache) {
+  while (cache->free) {
+    weft_task *task = cache->free;
+    cache->free = task->next;
+    weft_free(task);
+  }
+  cache->count = 0;
 }
 
 weft_context *weft_task_context(weft_task *task) {

@@ -29,6 +29,17 @@ struct weft_task {
 weft_task *weft_task_new(struct weft_group *group);
 /* Frees it and drops its parcel. */
 void weft_task_free(weft_task *task);
+
+/* Tasks to use again, of one thread. Starts as zeros. */
+typedef struct weft_task_cache {
+  weft_task *free;
+  uint32_t count;
+} weft_task_cache;
+/* As weft_task_new and weft_task_free. */
+weft_task *weft_task_take(weft_task_cache *cache, struct weft_group *group);
+void weft_task_give(weft_task_cache *cache, weft_task *task);
+void weft_task_cache_free(weft_task_cache *cache);
+
 /* Ends the task: its parcel holds the result. The task is the group's from then on, and the group
  * itself may be gone when this returns. Never blocks for longer than a lock. */
 void weft_task_end(weft_task *task, uint8_t status);

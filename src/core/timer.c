@@ -91,7 +91,13 @@ static void forget_other_process(void) {
   live = 0;
 }
 
+static void renew_lock(void) {
+  weft_process_renew_lock(&lock);
+}
+
 int weft_timer_start(weft_timer *timer, uint64_t at_ns) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  pthread_once(&once, renew_lock);
   int rc = weft_io_start();
   if (rc)
     return rc;

@@ -107,8 +107,8 @@ weft_group *weft_group_new(weft_context *parent, weft_pool *pool, uint32_t limit
  * first one cancels the group's context. Runs on a thread of the pool and may block it. */
 typedef weft_error *(*weft_task_fn)(weft_context *context, void *arg);
 /* Starts fn(context, arg). While the limit is reached or the pool's queue is full it blocks the
- * calling native thread. WEFT_OK, WEFT_CANCELED, WEFT_CLOSED, WEFT_NOMEM, WEFT_NOTHREAD. `arg` must
- * outlive the task when WEFT_OK was returned. */
+ * calling native thread. WEFT_OK, WEFT_CANCELED, WEFT_CLOSED, WEFT_NOMEM, WEFT_NOTHREAD, WEFT_FORKED.
+ * `arg` must outlive the task when WEFT_OK was returned. */
 int weft_group_go(weft_group *group, weft_task_fn fn, void *arg);
 /* The same, but WEFT_WOULD_WAIT instead of blocking. */
 int weft_group_try_go(weft_group *group, weft_task_fn fn, void *arg);
@@ -129,12 +129,12 @@ weft_channel *weft_channel_new(uint32_t capacity);
 weft_channel *weft_channel_retain(weft_channel *channel);
 /* The last one drops the values that are still held. */
 void weft_channel_release(weft_channel *channel);
-/* Sends a copy of `size` bytes. Blocks the calling native thread until there is room or, at capacity 0,
- * a receiver. WEFT_OK, WEFT_CLOSED, WEFT_CANCELED, WEFT_NOMEM, WEFT_TOO_LARGE. */
+/* Sends a copy of `size` bytes. Blocks the calling native thread until there is room or, at
+ * capacity 0, a receiver. WEFT_OK, WEFT_CLOSED, WEFT_CANCELED, WEFT_NOMEM, WEFT_TOO_LARGE. */
 int weft_channel_send(weft_context *context, weft_channel *channel, const void *bytes, size_t size);
-/* Blocks the calling native thread until there is a value: `*size` (may be NULL) is its length, and at
- * most `capacity` bytes are copied to `buffer`; the rest is lost. WEFT_OK, WEFT_CANCELED, or WEFT_CLOSED
- * when it is closed and empty. */
+/* Blocks the calling native thread until there is a value: `*size` (may be NULL) is its length,
+ * and at most `capacity` bytes are copied to `buffer`; the rest is lost. WEFT_OK, WEFT_CANCELED,
+ * or WEFT_CLOSED when it is closed and empty. */
 int weft_channel_recv(weft_context *context, weft_channel *channel, void *buffer, size_t capacity,
                       size_t *size);
 /* Takes no more values; those held can still be received. Blocked senders and receivers are woken.
@@ -148,12 +148,13 @@ typedef struct weft_semaphore weft_semaphore;
 weft_semaphore *weft_semaphore_new(uint32_t size); /* NULL: no memory */
 weft_semaphore *weft_semaphore_retain(weft_semaphore *semaphore);
 void weft_semaphore_release(weft_semaphore *semaphore);
-/* Blocks the calling native thread until `weight` is had. WEFT_OK, WEFT_CANCELED, or WEFT_TOO_LARGE when
- * the semaphore is smaller than that. */
+/* Blocks the calling native thread until `weight` is had. WEFT_OK, WEFT_CANCELED, or
+ * WEFT_TOO_LARGE when the semaphore is smaller than that. */
 int weft_semaphore_acquire(weft_context *context, weft_semaphore *semaphore, uint32_t weight);
 /* The same, but WEFT_WOULD_WAIT instead of blocking. */
 int weft_semaphore_try_acquire(weft_semaphore *semaphore, uint32_t weight);
-/* Gives back what was acquired. WEFT_OK, or WEFT_BELOW_ZERO when so much is not held: nothing changes. */
+/* Gives back what was acquired. WEFT_OK, or WEFT_BELOW_ZERO when so much is not held: nothing
+ * changes. */
 int weft_semaphore_give_back(weft_semaphore *semaphore, uint32_t weight);
 /* What is held stays held; waiters that want more than the new size end with WEFT_TOO_LARGE. */
 void weft_semaphore_resize(weft_semaphore *semaphore, uint32_t size);

@@ -32,6 +32,7 @@ static inline int weft_resume(lua_State *co, lua_State *from, int nargs, int *nr
 static inline int weft_is_integer(lua_State *L, int index) {
   return lua_isinteger(L, index);
 }
+#define weft_is_plain_integer lua_isinteger
 
 #else
 
@@ -70,6 +71,11 @@ static inline int weft_is_integer(lua_State *L, int index) {
   lua_Number number = lua_tonumber(L, index);
   return number >= -9007199254740992.0 && number <= 9007199254740992.0 &&
          number == (lua_Number)(int64_t)number && !(number == 0 && signbit(number));
+}
+
+/* Of a value of any type. */
+static inline int weft_is_plain_integer(lua_State *L, int index) {
+  return lua_type(L, index) == LUA_TNUMBER && weft_is_integer(L, index);
 }
 
 #endif

@@ -1,9 +1,9 @@
 /* group.c: errgroups in Lua: go, wait, leave.
  *
- * Owns, for each group userdata: the core group, the table of tasks by index, and references to the
- * code that its tasks run. Its uservalue, the env table, holds what is Lua's: results, errors. Entered
- * by the thread of the state that made the group. Invariant: slot i is the running core task i, or, once
- * it has ended and was drained, a small number that tells how.
+ * A group is a table: `ctx`, and under small numbers a userdata with the core group and what is Lua's:
+ * results and errors. The userdata owns the core group, the list of tasks by index, and references to the
+ * code that its tasks run. Entered by the thread of the state that made the group. Invariant: slot i is
+ * the running core task i, or, once it has ended and was drained, a small number that tells how.
  */
 #include "../core/group.h"
 #include "../core/platform.h"
@@ -21,8 +21,8 @@
 
 enum { KIND_POOL, KIND_LOCAL };
 enum { DRAIN_EVERY = 64, LARGEST_STATUS = 16 };
-/* places in the env table */
-enum { ENV_GROUP = 1, ENV_RESULTS, ENV_ERRORS, ENV_PACKED, ENV_FIELDS = ENV_PACKED };
+/* places in the group's table */
+enum { GROUP_BODY = 1, GROUP_RESULTS, GROUP_ERRORS, GROUP_PACKED, GROUP_FIELDS = GROUP_PACKED };
 
 typedef struct lua_group {
   weft_code_keeper keeper; /* first */
@@ -32,18 +32,19 @@ typedef struct lua_group {
   uint32_t *order;   /* indices in the order in which tasks were drained */
   uint32_t count, capacity, drained;
   uint32_t completed;     /* how many of `order` an iterator has handed out */
-  uint32_t local_running; /* tasks of weft.inline: while there are any, env is anchored */
-  int env_anchor;
+  uint32_t local_running; /* tasks of weft.inline: while there are any, the table is anchored */
+  int anchor;
   struct weft_code **codes; /* retained */
   uint32_t code_count, code_capacity;
   uint8_t is_local;
 } lua_group;
 
-typedef struct lua_task { /* its uservalue is the group's env table */
+typedef struct lua_task { /* its uservalue is the group's table */
   uint32_t index;
 } lua_task;
 
 static const char group_class[] = "weft.group", task_class[] = "weft.task";
+static const char body_key; /* of the metatable of group bodies in the registry */
 
 /* ---- the code that the tasks run ---- */
 
@@ -65,17 +66,27 @@ static int keep_code(weft_code_keeper *keeper, weft_code *code) {
   return 1;
 }
 
-/* ---- env ---- */
+/* ---- the group's table ---- */
 
-static void push_env_field(lua_State *L, int group_index, int field) {
-  weft_get_uservalue(L, group_index);
-  lua_rawgeti(L, -1, field);
-  lua_replace(L, -2);
+/* The body of the group at `index`, or NULL. */
+static lua_group *test_group(weft_state *state, lua_State *L, int index) {
+  if (lua_type(L, index) != LUA_TTABLE)
+    return NULL;
+  lua_rawgeti(L, index, GROUP_BODY);
+  lua_group *group = lua_touserdata(L, -1);
+  int is_ours = group && lua_getmetatable(L, -1);
+  if (is_ours) {
+    is_ours = lua_topointer(L, -1) == state->group_body_class;
+    lua_pop(L, 1);
+  }
+  lua_pop(L, 1);
+  return is_ours ? group : NULL;
 }
 
 static lua_group *check_group(lua_State *L, const char *what) {
-  lua_group *group = luaL_checkudata(L, 1, group_class);
-  (void)what;
+  lua_group *group = test_group(weft_state_of_call(L), L, 1);
+  if (!group)
+    weft_bad_argument(L, what, "self", "a group (call it with ':')", 1);
   return group;
 }
 
@@ -134,15 +145,21 @@ static void read_options(lua_State *L, int index, group_options *options, const 
   }
 }
 
-static void make_env(lua_State *L, int group_index) {
-  lua_createtable(L, ENV_FIELDS, 0);
-  lua_pushvalue(L, group_index);
-  lua_rawseti(L, -2, ENV_GROUP);
-  for (int field = ENV_RESULTS; field <= ENV_FIELDS; field++) {
+/* Pushes the group's table with an empty body that is collected like any other. */
+static lua_group *push_group(weft_state *state, lua_State *L) {
+  lua_createtable(L, GROUP_FIELDS, 1);
+  lua_group *group = lua_newuserdata(L, sizeof *group);
+  *group = (lua_group){.keeper = {keep_code}, .state = state, .anchor = LUA_NOREF};
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &body_key);
+  lua_setmetatable(L, -2);
+  lua_rawseti(L, -2, GROUP_BODY);
+  for (int field = GROUP_RESULTS; field <= GROUP_FIELDS; field++) {
     lua_newtable(L);
     lua_rawseti(L, -2, field);
   }
-  weft_set_uservalue(L, group_index);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, state->group_class);
+  lua_setmetatable(L, -2);
+  return group;
 }
 
 /*** An errgroup: tasks that run on native threads and end together (Go: errgroup.WithContext).
@@ -165,17 +182,15 @@ static int new_group(lua_State *L) {
   weft_context *parent =
       weft_check_context(state, L, has_context ? 1 : 3, "weft.group", 1);
   weft_pool *pool = options.is_local ? NULL : options.pool ? options.pool : weft_default_pool();
-  lua_group *group = weft_new_userdata(L, sizeof *group);
-  *group = (lua_group){.keeper = {keep_code}, .state = state, .is_local = options.is_local};
-  int index = lua_gettop(L);
-  make_env(L, index);
-  luaL_getmetatable(L, group_class);
-  lua_setmetatable(L, index);
+  lua_group *group = push_group(state, L);
+  group->is_local = options.is_local;
   if (pool || options.is_local)
     group->core = weft_group_make(parent, pool, options.limit, options.is_collecting);
   if (!group->core)
     return luaL_error(L, "not enough memory");
   group->core->owner = group;
+  weft_push_handle(state, L, &group->core->context->handle);
+  lua_setfield(L, -2, "ctx");
   return 1;
 }
 
@@ -193,7 +208,7 @@ static weft_task *status_slot(uint8_t status) {
 static void store_results(lua_State *L, int env, uint32_t index, int first) {
   int count = lua_gettop(L) - first + 1;
   if (count > 1) {
-    lua_rawgeti(L, env, ENV_PACKED);
+    lua_rawgeti(L, env, GROUP_PACKED);
     lua_createtable(L, count, 1);
     for (int i = 0; i < count; i++) {
       lua_pushvalue(L, first + i);
@@ -204,7 +219,7 @@ static void store_results(lua_State *L, int env, uint32_t index, int first) {
     lua_rawseti(L, -2, (int)index);
   }
   if (count > 0) {
-    lua_rawgeti(L, env, ENV_RESULTS);
+    lua_rawgeti(L, env, GROUP_RESULTS);
     lua_pushvalue(L, first);
     lua_rawseti(L, -2, (int)index);
   }
@@ -213,7 +228,7 @@ static void store_results(lua_State *L, int env, uint32_t index, int first) {
 
 /* Pops the error on top of L. */
 static void store_error(lua_State *L, int env, uint32_t index) {
-  lua_rawgeti(L, env, ENV_ERRORS);
+  lua_rawgeti(L, env, GROUP_ERRORS);
   lua_pushvalue(L, -2);
   lua_rawseti(L, -2, (int)index);
   lua_pop(L, 2);
@@ -239,12 +254,6 @@ static int protected_store(lua_State *L) {
 
 /* What cannot be unpacked here (a metatable that is not registered) is that task's failure. */
 static void store_outcome(lua_group *group, lua_State *L, int env, weft_task *task) {
-  if (task->status == WEFT_TASK_DONE && weft_parcel_is_plain(&task->parcel)) {
-    int first = lua_gettop(L) + 1;
-    weft_decode(group->state, L, &task->parcel);
-    store_results(L, env, task->index, first);
-    return;
-  }
   store_request request = {group->state, task};
   lua_pushcfunction(L, protected_store);
   lua_pushvalue(L, env);
@@ -263,42 +272,45 @@ static void store_outcome(lua_group *group, lua_State *L, int env, weft_task *ta
 
 static void local_task_ended(lua_group *group, lua_State *L) {
   if (--group->local_running == 0) {
-    luaL_unref(L, LUA_REGISTRYINDEX, group->env_anchor);
-    group->env_anchor = LUA_NOREF;
+    luaL_unref(L, LUA_REGISTRYINDEX, group->anchor);
+    group->anchor = LUA_NOREF;
   }
 }
 
-/* Takes over all tasks that have ended; `env` is the stack index of the env table. */
+/* Takes over all tasks that have ended; `env` is the stack index of the group's table. */
 static void drain(lua_group *group, lua_State *L, int env) {
   weft_task *task = weft_group_take_ended(group->core);
-  if (task)
-    luaL_checkstack(L, 64, "results");
+  if (!task)
+    return;
+  luaL_checkstack(L, 64, "results");
+  lua_rawgeti(L, env, GROUP_RESULTS);
   while (task) {
     weft_task *next = task->next;
     if (task->kind == KIND_LOCAL)
       local_task_ended(group, L);
+    else if (task->status == WEFT_TASK_DONE && weft_decode_plain(L, &task->parcel))
+      lua_rawseti(L, -2, (int)task->index);
     else
       store_outcome(group, L, env, task);
     group->slots[task->index - 1] = status_slot(task->status);
     group->order[group->drained++] = task->index;
-    weft_task_free(task);
+    weft_task_give(&group->state->free_tasks, task);
     task = next;
   }
+  lua_pop(L, 1);
 }
 
 static void drain_group(lua_group *group, lua_State *L, int group_index) {
   if (!group->core || !atomic_load_explicit(&group->core->ended, memory_order_relaxed))
     return;
-  weft_get_uservalue(L, group_index);
-  drain(group, L, lua_gettop(L));
-  lua_pop(L, 1);
+  drain(group, L, group_index);
 }
 
 /* ---- tasks of weft.inline ---- */
 
 static void push_env_of_fiber(lua_State *L, weft_fiber *fiber) {
   lua_group *group = fiber->task->group->owner;
-  lua_rawgeti(L, LUA_REGISTRYINDEX, group->env_anchor);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, group->anchor);
 }
 
 void weft_local_succeeded(weft_state *state, lua_State *L, weft_fiber *fiber, int count) {
@@ -337,7 +349,7 @@ static int grow_slots(lua_group *group) {
 static weft_task *new_task(lua_group *group, lua_State *L, int name_index) {
   if (group->count == group->capacity && !grow_slots(group))
     luaL_error(L, "not enough memory");
-  weft_task *task = weft_task_new(group->core);
+  weft_task *task = weft_task_take(&group->state->free_tasks, group->core);
   if (!task)
     luaL_error(L, "not enough memory");
   if (name_index) {
@@ -356,9 +368,9 @@ static weft_task *new_task(lua_group *group, lua_State *L, int name_index) {
 static void push_task(lua_State *L, uint32_t index) {
   lua_task *task = weft_new_userdata(L, sizeof *task);
   task->index = index;
-  weft_get_uservalue(L, 1);
+  lua_pushvalue(L, 1);
   weft_set_uservalue(L, -2);
-  luaL_getmetatable(L, task_class);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, weft_state_of_call(L)->task_class);
   lua_setmetatable(L, -2);
 }
 
@@ -394,8 +406,8 @@ static int start_local(lua_group *group, lua_State *L, int function, int count, 
   weft_task *task = new_task(group, L, name_index);
   task->kind = KIND_LOCAL;
   if (group->local_running++ == 0) {
-    weft_get_uservalue(L, 1);
-    group->env_anchor = luaL_ref(L, LUA_REGISTRYINDEX);
+    lua_pushvalue(L, 1);
+    group->anchor = luaL_ref(L, LUA_REGISTRYINDEX);
   }
   count_in(group, task);
   luaL_checkstack(L, count + 8, "arguments");
@@ -572,7 +584,7 @@ static void push_first_error(lua_group *group, lua_State *L, int errors, weft_er
 /* Pushes what wait returns when every task has ended: results and error. */
 static int push_outcome(lua_group *group, lua_State *L) {
   drain_group(group, L, 1);
-  push_env_field(L, 1, ENV_RESULTS);
+  lua_rawgeti(L, 1, GROUP_RESULTS);
   int results = lua_gettop(L);
   weft_push_integer(L, group->count);
   lua_setfield(L, results, "n");
@@ -580,7 +592,7 @@ static int push_outcome(lua_group *group, lua_State *L) {
   uint32_t failed = group->core && !first ? 0 : failures(group);
   if (!first && !failed)
     return 1;
-  push_env_field(L, 1, ENV_ERRORS);
+  lua_rawgeti(L, 1, GROUP_ERRORS);
   if (first && !group->core->is_collecting) {
     lua_pushnil(L);
     lua_insert(L, results);
@@ -606,7 +618,7 @@ static int finish_wait(lua_State *L, weft_park *park, int source) {
   weft_context_release(park->waiter.slot); /* the time limit, if any */
   park->waiter.slot = NULL;
   if (source == WEFT_PARK_EVENT)
-    return push_outcome(luaL_checkudata(L, 1, group_class), L);
+    return push_outcome(check_group(L, group_class), L);
   weft_context *current = weft_current_context(state, L, 0);
   if (weft_context_done(current))
     return weft_raise_context(state, L, current);
@@ -648,7 +660,7 @@ static int wait_group(lua_State *L) {
 static int finish_join(lua_State *L, weft_park *park, int source) {
   (void)source;
   (void)park;
-  drain_group(luaL_checkudata(L, 1, group_class), L, 1);
+  drain_group(check_group(L, group_class), L, 1);
   return 0;
 }
 
@@ -705,7 +717,7 @@ static void free_group(lua_group *group) {
 }
 
 static int group_gc(lua_State *L) {
-  free_group(luaL_checkudata(L, 1, group_class));
+  free_group(lua_touserdata(L, 1));
   return 0;
 }
 
@@ -751,33 +763,31 @@ typedef struct task_ref {
   uint32_t index;
 } task_ref;
 
-/* Replaces the task at stack index 1 by its env table. */
+/* Pushes the group's table of the task at stack index 1. */
 static task_ref check_task(lua_State *L) {
   lua_task *task = luaL_checkudata(L, 1, task_class);
   weft_get_uservalue(L, 1);
-  lua_rawgeti(L, -1, ENV_GROUP);
-  task_ref ref = {lua_touserdata(L, -1), task->index};
-  if (ref.group->core)
-    weft_get_uservalue(L, -1), drain(ref.group, L, lua_gettop(L)), lua_pop(L, 1);
+  task_ref ref = {test_group(WEFT_STATE(L), L, lua_gettop(L)), task->index};
+  drain_group(ref.group, L, lua_gettop(L));
   return ref;
 }
 
 static int push_error_of(lua_State *L, int env, uint32_t index) {
   lua_pushnil(L);
-  lua_rawgeti(L, env, ENV_ERRORS);
+  lua_rawgeti(L, env, GROUP_ERRORS);
   lua_rawgeti(L, -1, (int)index);
   lua_replace(L, -2);
   return 2;
 }
 
-/* All values that the task returned, or nil and its error; `env` is a stack index. */
+/* All values that the task returned, or nil and its error; `env` is the stack index of the group's table. */
 static int push_task_outcome(lua_State *L, int env, task_ref ref) {
   if (ref.index > ref.group->count || ref.group->slots[ref.index - 1] != status_slot(WEFT_TASK_DONE))
     return push_error_of(L, env, ref.index);
-  lua_rawgeti(L, env, ENV_PACKED);
+  lua_rawgeti(L, env, GROUP_PACKED);
   lua_rawgeti(L, -1, (int)ref.index);
   if (lua_isnil(L, -1)) {
-    lua_rawgeti(L, env, ENV_RESULTS);
+    lua_rawgeti(L, env, GROUP_RESULTS);
     lua_rawgeti(L, -1, (int)ref.index);
     return 1;
   }
@@ -863,16 +873,9 @@ static int cancel_task(lua_State *L) {
   return 0;
 }
 
-static int task_index(lua_State *L) {
+static int task_tostring(lua_State *L) {
   lua_task *task = luaL_checkudata(L, 1, task_class);
-  if (lua_type(L, 2) == LUA_TSTRING && strcmp(lua_tostring(L, 2), "index") == 0) {
-    weft_push_integer(L, task->index);
-    return 1;
-  }
-  lua_getmetatable(L, 1);
-  lua_getfield(L, -1, "methods");
-  lua_pushvalue(L, 2);
-  lua_rawget(L, -2);
+  lua_pushfstring(L, "weft task %d", (int)task->index);
   return 1;
 }
 
@@ -887,20 +890,16 @@ static const weft_park_op completed_op = {"group:completed", finish_wait_task, n
 static int push_completed(lua_group *group, lua_State *L) {
   uint32_t index = group->order[group->completed++];
   push_task(L, index);
-  weft_get_uservalue(L, 1);
-  int env = lua_gettop(L);
-  lua_rawgeti(L, env, ENV_RESULTS);
-  lua_rawgeti(L, -1, (int)index);
-  lua_rawgeti(L, env, ENV_ERRORS);
-  lua_rawgeti(L, -1, (int)index);
-  lua_remove(L, -2);
-  lua_remove(L, -3);
-  lua_remove(L, env);
+  for (int field = GROUP_RESULTS; field <= GROUP_ERRORS; field++) {
+    lua_rawgeti(L, 1, field);
+    lua_rawgeti(L, -1, (int)index);
+    lua_remove(L, -2);
+  }
   return 3;
 }
 
 static int next_completed(lua_State *L) {
-  lua_group *group = luaL_checkudata(L, 1, group_class);
+  lua_group *group = check_group(L, group_class);
   int rc;
   do {
     lua_settop(L, 1);
@@ -927,35 +926,11 @@ static int completed(lua_State *L) {
   return 2;
 }
 
-static int group_index(lua_State *L) {
-  lua_group *group = luaL_checkudata(L, 1, group_class);
-  if (lua_type(L, 2) == LUA_TSTRING && strcmp(lua_tostring(L, 2), "ctx") == 0) {
-    check_open_group(L, "group.ctx");
-    weft_push_handle(group->state, L, &group->core->context->handle);
-    return 1;
-  }
-  lua_getmetatable(L, 1);
-  lua_getfield(L, -1, "methods");
-  lua_pushvalue(L, 2);
-  lua_rawget(L, -2);
-  return 1;
-}
-
 static int group_tostring(lua_State *L) {
-  lua_group *group = luaL_checkudata(L, 1, group_class);
+  lua_group *group = check_group(L, group_class);
   lua_pushfstring(L, "weft group: %d tasks, %d running", (int)group->count,
                   (int)(group->count - group->drained));
   return 1;
-}
-
-/* A class whose __index is a function over `methods`. */
-static void make_class(weft_state *state, lua_State *L, const char *name,
-                       const weft_function *methods, lua_CFunction index) {
-  weft_new_class(L, state, name, methods);
-  lua_getfield(L, -1, "__index");
-  lua_setfield(L, -2, "methods");
-  weft_push_function(L, state, index, 0);
-  lua_setfield(L, -2, "__index");
 }
 
 void weft_open_group(weft_state *state, lua_State *L) {
@@ -964,18 +939,25 @@ void weft_open_group(weft_state *state, lua_State *L) {
       {"wait", wait_group, WEFT_BLOCKS}, {"join", join_group, WEFT_BLOCKS},
       {"close", close_group, WEFT_BLOCKS}, {"cancel", cancel_group, 0},
       {"stats", group_stats, 0},         {"completed", completed, 0},
-      {"__close", close_group, WEFT_BLOCKS}, {"__gc", group_gc, 0},
-      {"__tostring", group_tostring, 0}, {NULL, NULL, 0}};
+      {"__close", close_group, WEFT_BLOCKS}, {"__tostring", group_tostring, 0},
+      {NULL, NULL, 0}};
+  static const weft_function body_methods[] = {{"__gc", group_gc, 0}, {NULL, NULL, 0}};
   static const weft_function task_methods[] = {{"wait", wait_task, WEFT_BLOCKS},
                                                {"status", task_status, 0},
                                                {"cancel", cancel_task, 0},
+                                               {"__tostring", task_tostring, 0},
                                                {NULL, NULL, 0}};
   static const weft_function functions[] = {{"group", new_group, 0}, {NULL, NULL, 0}};
   weft_register(L, state, functions);
-  make_class(state, L, group_class, group_methods, group_index);
+  weft_new_class(L, state, group_class, group_methods);
   weft_push_function(L, state, next_completed, WEFT_BLOCKS);
   lua_setfield(L, -2, "next_completed");
-  lua_pop(L, 1);
-  make_class(state, L, task_class, task_methods, task_index);
-  lua_pop(L, 1);
+  lua_pushliteral(L, "a group belongs to the state that made it; send values or channels");
+  lua_setfield(L, -2, "__weft_advice");
+  state->group_class = luaL_ref(L, LUA_REGISTRYINDEX);
+  weft_new_class(L, state, "weft.group body", body_methods);
+  state->group_body_class = lua_topointer(L, -1);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &body_key);
+  weft_new_class(L, state, task_class, task_methods);
+  state->task_class = luaL_ref(L, LUA_REGISTRYINDEX);
 }

@@ -13,10 +13,10 @@
 #include "bytecode.h"
 #include "mem.h"
 #include "names.h"
-#include "prototype.h"
 #include "state.h"
 #include "stats.h"
 #include "value.h"
+#include "vmprobe.h"
 
 #include <pthread.h>
 #include <stdio.h>
@@ -244,29 +244,39 @@ static weft_code *code_without_cache(weft_state *state, lua_State *L, int index)
   return code;
 }
 
+static uint32_t sent_place(const void *prototype) {
+  return weft_ptr_hash(prototype) % WEFT_SHIP_CACHE;
+}
+
+weft_code *weft_ship_find(weft_state *state, lua_State *L, int index) {
+  weft_ship *ship = &state->ship;
+  if (!ship->prototype_offset || lua_iscfunction(L, index))
+    return NULL;
+  const void *prototype = weft_prototype_of(L, index, ship->prototype_offset);
+  uint32_t place = sent_place(prototype);
+  if (ship->sent[place].prototype != prototype)
+    return NULL;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, ship->anchors);
+  lua_rawgeti(L, -1, (int)place + 1);
+  int is_anchored = !lua_isnil(L, -1);
+  lua_pop(L, 2);
+  return is_anchored ? ship->sent[place].code : NULL;
+}
+
 weft_code *weft_ship_code(weft_state *state, lua_State *L, int index) {
   weft_ship *ship = &state->ship;
   if (!ship->prototype_offset)
     return code_without_cache(state, L, index);
-  const void *prototype = weft_prototype_of(L, index, ship->prototype_offset);
-  uint32_t place = weft_ptr_hash(prototype) % WEFT_SHIP_CACHE;
-  lua_rawgeti(L, LUA_REGISTRYINDEX, ship->anchors);
-  if (ship->sent[place].prototype == prototype) {
-    lua_rawgeti(L, -1, (int)place + 1);
-    int is_anchored = !lua_isnil(L, -1);
-    lua_pop(L, 1);
-    if (is_anchored) {
-      lua_pop(L, 1);
-      return ship->sent[place].code;
-    }
-  }
   weft_code *code = register_function(state, L, index);
-  lua_pushvalue(L, index);
-  lua_rawseti(L, -2, (int)place + 1);
-  lua_pop(L, 1);
+  const void *prototype = weft_prototype_of(L, index, ship->prototype_offset);
+  uint32_t place = sent_place(prototype);
   release_code(ship->sent[place].code);
   ship->sent[place].prototype = prototype;
   ship->sent[place].code = code;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, ship->anchors);
+  lua_pushvalue(L, index);
+  lua_rawseti(L, -2, (int)place + 1);
+  lua_pop(L, 1);
   return code;
 }
 
@@ -295,9 +305,18 @@ static uint32_t loaded_place(weft_ship *ship, const weft_code *code) {
   return empty == UINT32_MAX ? home : empty;
 }
 
+/* What is loaded once and pushed for every closure: the factory, or, when there is nothing captured
+ * that could differ, the function itself. */
+static int is_cacheable(weft_state *state, const weft_code *code) {
+  return state->ship.prototype_offset && (code->factory || code->upvalue_count == 0);
+}
+
 static void cache_factory(weft_state *state, lua_State *L, uint32_t place, const weft_code *code) {
   weft_ship *ship = &state->ship;
-  load_chunk(L, code->factory, code->factory_size, code);
+  if (code->factory)
+    load_chunk(L, code->factory, code->factory_size, code);
+  else
+    load_chunk(L, code->bytes, code->size, code);
   if (ship->loaded[place].code) {
     luaL_unref(L, LUA_REGISTRYINDEX, ship->loaded[place].reference);
     release_code(ship->loaded[place].code);
@@ -310,7 +329,7 @@ static void cache_factory(weft_state *state, lua_State *L, uint32_t place, const
 }
 
 void weft_ship_push_factory(weft_state *state, lua_State *L, const weft_code *code) {
-  if (!code->factory || !state->ship.prototype_offset) {
+  if (!is_cacheable(state, code)) {
     load_chunk(L, code->bytes, code->size, code);
     return;
   }
@@ -334,7 +353,8 @@ void weft_ship_call_factory(weft_state *state, lua_State *L, const weft_code *co
 /* ---- life ---- */
 
 void weft_ship_open(weft_state *state, lua_State *L) {
-  state->ship.prototype_offset = weft_prototype_offset(L);
+  state->ship.prototype_offset = weft_probe_prototype(L);
+  state->ship.array_offset = weft_probe_array_size(L);
   lua_newtable(L);
   lua_newtable(L);
   lua_pushliteral(L, "v");

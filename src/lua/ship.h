@@ -1,7 +1,7 @@
 /* ship.h: the code of closures: registered once for the process, loaded once for each state.
  *
  * Two ways lead to the same code. The portable one dumps a function, hashes the dump and compares
- * bytes; a state loads the dump for every closure. The fast one (see prototype.h) knows a prototype by
+ * bytes; a state loads the dump for every closure. The fast one (see vmprobe.h) knows a prototype by
  * its address and loads a factory once, which makes a fresh closure with fresh variables at each call.
  */
 #ifndef WEFT_LUA_SHIP_H
@@ -41,12 +41,15 @@ typedef struct weft_ship {
   int anchors;     /* weak table: place in `sent` -> a closure that keeps the prototype's address in use */
   weft_code *last; /* retained: what weft_ship_code returned last without the cache */
   const char *first_where; /* of the first function in the message that was decoded last, or NULL */
-  size_t prototype_offset; /* see prototype.h; 0: the portable way */
+  size_t prototype_offset; /* see vmprobe.h; 0: the portable way */
+  size_t array_offset;     /* the same */
 } weft_ship;
 
 void weft_ship_open(struct weft_state *state, lua_State *L);
 void weft_ship_close(weft_ship *ship);
 
+/* The same when this function's prototype was shipped lately, else NULL. Cheap. */
+weft_code *weft_ship_find(struct weft_state *state, lua_State *L, int index);
 /* The code of the Lua function at `index`; borrowed until the next call. Raises when it writes to
  * variables that it captures, naming line and variable. */
 weft_code *weft_ship_code(struct weft_state *state, lua_State *L, int index);

@@ -24,6 +24,7 @@ static int close_state(lua_State *L) {
   weft_encoder_scratch_free(&state->scratch);
   weft_parcel_writer_free(&state->writer);
   weft_scheduler_close(&state->scheduler);
+  weft_task_cache_free(&state->free_tasks);
   weft_free(state);
   return 0;
 }

@@ -13,6 +13,7 @@
 #include "names.h"
 #include "ship.h"
 #include "state.h"
+#include "vmprobe.h"
 
 #include <stdlib.h>
 
@@ -99,11 +100,13 @@ static inline int put_bytes(weft_buf *out, uint8_t tag, const char *bytes, size_
   return rc ? rc : weft_buf_append(out, bytes, size);
 }
 
+static inline int put_integer(weft_buf *out, int64_t value) {
+  return put_tagged(out, TAG_INTEGER, ((uint64_t)value << 1) ^ (uint64_t)(value >> 63));
+}
+
 static inline int put_number(weft_buf *out, lua_State *L, int index) {
-  if (weft_is_integer(L, index)) {
-    int64_t value = weft_to_integer(L, index);
-    return put_tagged(out, TAG_INTEGER, ((uint64_t)value << 1) ^ (uint64_t)(value >> 63));
-  }
+  if (weft_is_integer(L, index))
+    return put_integer(out, weft_to_integer(L, index));
   lua_Number number = lua_tonumber(L, index);
   int rc = weft_buf_putc(out, TAG_FLOAT);
   return rc ? rc : weft_buf_append(out, &number, sizeof number);
@@ -274,9 +277,12 @@ static void put_metatable(encoder *e, int index) {
     size_t size;
     const char *name = lua_tolstring(L, -1, &size);
     if (!name) {
-      lua_settop(L, lua_gettop(L) - 4);
+      lua_settop(L, lua_gettop(L) - 3);
+      lua_getfield(L, -1, "__weft_advice");
+      const char *advice = lua_tostring(L, -1);
       lua_pushvalue(L, index);
-      refuse(e, "it has a metatable: register that with weft.register(name, metatable)");
+      refuse(e, advice ? advice
+                       : "it has a metatable: register that with weft.register(name, metatable)");
     }
     check(e, put_bytes(e->out, TAG_METATABLE, name, size));
     lua_pop(L, 2);
@@ -344,7 +350,10 @@ static void put_code(encoder *e, weft_code *code) {
 
 static void put_upvalues(encoder *e, int index, uint32_t function, const weft_code *code) {
   lua_State *L = e->L;
-  encoder outer = *e;
+  const char *outer_label = e->label;
+  uint32_t outer_parent = e->parent;
+  uint8_t was_guarded = e->is_guarded;
+  luaL_checkstack(L, 16, "function");
   e->is_guarded = 1;
   e->depth++;
   e->parent = UINT32_MAX;
@@ -359,37 +368,41 @@ static void put_upvalues(encoder *e, int index, uint32_t function, const weft_co
     }
     lua_pop(L, 1);
   }
-  e->is_guarded = outer.is_guarded;
-  e->depth = outer.depth;
-  e->parent = outer.parent;
-  e->label = outer.label;
+  e->is_guarded = was_guarded;
+  e->depth--;
+  e->parent = outer_parent;
+  e->label = outer_label;
 }
 
+static void put_new_function(encoder *e, int index, weft_code *code) {
+  uint32_t function = e->scratch->seen.count - 1;
+  e->scratch->function_count++;
+  put_code(e, code);
+  if (code->upvalue_count)
+    put_upvalues(e, index, function, code);
+}
+
+/* Code that was shipped before is no module's function; anything else may be. */
 static void put_function(encoder *e, int index) {
   lua_State *L = e->L;
   size_t size;
-  luaL_checkstack(L, 12, "function");
-  const char *name = weft_names_find_function(e->state, L, index, &size);
+  weft_code *code = weft_ship_find(e->state, L, index);
+  const char *name = code ? NULL : weft_names_find_function(e->state, L, index, &size);
   if (name) {
     put_name(e, name, size);
     return;
   }
-  lua_pushvalue(L, index);
-  if (lua_iscfunction(L, index))
-    refuse(e, "it is a C function that no loaded module has; require its module in the task");
-  if (e->depth >= MAX_FUNCTION_DEPTH)
-    refuse(e, "functions that capture functions are nested too deeply");
-  int64_t seen = see(e, index);
-  if (seen >= 0) {
-    check(e, put_tagged(e->out, TAG_REFERENCE, (uint64_t)seen));
-  } else {
-    uint32_t function = e->scratch->seen.count - 1;
-    weft_code *code = weft_ship_code(e->state, L, index);
-    e->scratch->function_count++;
-    put_code(e, code);
-    put_upvalues(e, index, function, code);
+  if (lua_iscfunction(L, index) || e->depth >= MAX_FUNCTION_DEPTH) {
+    lua_pushvalue(L, index);
+    refuse(e, lua_iscfunction(L, index)
+                  ? "it is a C function that no loaded module has; require its module in the task"
+                  : "functions that capture functions are nested too deeply");
   }
-  lua_pop(L, 1);
+  int64_t seen = see(e, index);
+  if (seen >= 0)
+    check(e, put_tagged(e->out, TAG_REFERENCE, (uint64_t)seen));
+  else
+    put_new_function(e, index, code ? code : weft_ship_code(e->state, L, index));
 }
 
 static void put_userdata(encoder *e, int index) {
@@ -430,25 +443,54 @@ static void put_value(encoder *e, int index) {
   }
 }
 
-/* Writes the contents of the table on top of the stack: a run 1..n, then pairs. One traversal: what is
- * in the array part comes first and in order. */
+enum { CHUNK = 32 };
+
+/* The elements first to last of an array part, a few at a time: each call into Lua counts here. */
+static void put_array(encoder *e, int table, int first, int last) {
+  lua_State *L = e->L;
+  while (first <= last) {
+    int count = last - first + 1 < CHUNK ? last - first + 1 : CHUNK;
+    for (int i = 0; i < count; i++)
+      lua_rawgeti(L, table, first + i);
+    for (int i = 1; i <= count; i++)
+      if (weft_is_plain_integer(L, table + i))
+        check(e, put_integer(e->out, weft_to_integer(L, table + i)));
+      else
+        put_value(e, table + i);
+    lua_settop(L, table);
+    first += count;
+  }
+}
+
+static int is_next_in_run(lua_State *L, int key, uint32_t run) {
+  return weft_is_plain_integer(L, key) && weft_to_integer(L, key) == (int64_t)run + 1;
+}
+
+/* Writes the contents of the table on top of the stack: a run 1..n, then pairs. A traversal meets what
+ * is in the array part first and in order, so it may begin behind a run that is known to be there. */
 static void put_contents(encoder *e) {
   lua_State *L = e->L;
   int table = lua_gettop(L);
   uint32_t counts[2] = {0, 0};
-  size_t header = e->out->size;
+  size_t header = e->out->size, length = weft_rawlen(L, table);
   check(e, weft_buf_append(e->out, counts, sizeof counts));
-  lua_pushnil(L);
+  luaL_checkstack(L, CHUNK + 8, "table");
+  if (weft_is_in_array(L, table, e->state->ship.array_offset, length)) {
+    put_array(e, table, 1, (int)length);
+    counts[0] = (uint32_t)length;
+    weft_push_integer(L, (int64_t)length);
+  } else {
+    lua_pushnil(L);
+  }
   while (lua_next(L, table)) {
-    if (!counts[1] && lua_type(L, -2) == LUA_TNUMBER && weft_is_integer(L, -2) &&
-        weft_to_integer(L, -2) == (int64_t)counts[0] + 1) {
+    if (!counts[1] && is_next_in_run(L, table + 1, counts[0])) {
       counts[0]++;
     } else {
       put_value(e, table + 1);
       counts[1]++;
     }
     put_value(e, table + 2);
-    lua_pop(L, 1);
+    lua_settop(L, table + 1);
   }
   memcpy(e->out->data + header, counts, sizeof counts);
 }
@@ -517,6 +559,7 @@ void weft_encode(weft_state *state, lua_State *L, int first, int count, const ch
                .what = what,
                .parent = UINT32_MAX};
   int is_task = count > 0 && lua_type(L, first) == LUA_TFUNCTION;
+  luaL_checkstack(L, 16, "message");
   weft_parcel_writer_reset(&state->writer);
   reset_scratch(&state->scratch);
   check(&e, weft_buf_putc(e.out, 0));
@@ -694,6 +737,12 @@ static void get_reference(decoder *d) {
     d->unbuilt = number + 1;
 }
 
+static inline void get_integer(decoder *d) {
+  d->at++;
+  uint64_t bits = get_varint(d);
+  weft_push_integer(d->L, (int64_t)(bits >> 1) ^ -(int64_t)(bits & 1));
+}
+
 static void get_plain(decoder *d, uint8_t tag) {
   lua_State *L = d->L;
   lua_Number number;
@@ -701,8 +750,8 @@ static void get_plain(decoder *d, uint8_t tag) {
   uint64_t bits;
   switch (tag) {
   case TAG_INTEGER:
-    bits = get_varint(d);
-    weft_push_integer(L, (int64_t)(bits >> 1) ^ -(int64_t)(bits & 1));
+    d->at--;
+    get_integer(d);
     break;
   case TAG_FLOAT:
     memcpy(&number, d->at, sizeof number);
@@ -769,7 +818,10 @@ static void get_contents(decoder *d, uint32_t number) {
   d->at += sizeof counts;
   push_object(d, number);
   for (uint32_t i = 1; i <= counts[0]; i++) {
-    get_value(d);
+    if (*d->at == TAG_INTEGER)
+      get_integer(d);
+    else
+      get_value(d);
     lua_rawseti(L, -2, (int)i);
   }
   for (uint32_t i = 0; i < counts[1]; i++) {
@@ -813,6 +865,14 @@ static void prepare_objects(decoder *d, const weft_parcel *parcel) {
     lua_createtable(L, objects > 1 << 20 ? 1 << 20 : (int)objects, 0);
   else
     lua_settop(L, lua_gettop(L) + (int)objects);
+}
+
+int weft_decode_plain(lua_State *L, const weft_parcel *parcel) {
+  if (parcel->count != 1 || parcel->data[1] > TAG_POINTER)
+    return 0;
+  decoder d = {.L = L, .at = parcel->data + 2};
+  get_plain(&d, parcel->data[1]);
+  return 1;
 }
 
 int weft_decode(weft_state *state, lua_State *L, const weft_parcel *parcel) {

@@ -37,11 +37,6 @@ void weft_encode(struct weft_state *state, lua_State *L, int first, int count, c
 /* The same for plain values (nil, booleans, numbers, strings), without ever raising: 1; or 0 with
  * nothing written when one of them is something else or memory ran out. */
 int weft_encode_plain(struct weft_state *state, lua_State *L, int first, int count);
-/* 1 when decoding cannot raise anything but "not enough memory". */
-static inline int weft_parcel_is_plain(const weft_parcel *parcel) {
-  enum { LAST_PLAIN_TAG = 6 };
-  return parcel->count == 0 || (parcel->count == 1 && parcel->data[1] <= LAST_PLAIN_TAG);
-}
 /* Moves what was encoded into an empty parcel. Raises when there is no memory. */
 void weft_encode_finish(struct weft_state *state, lua_State *L, weft_parcel *parcel, int count);
 /* All three at once. */
@@ -50,6 +45,10 @@ void weft_to_parcel(struct weft_state *state, lua_State *L, int first, int count
 
 /* Pushes the values of a parcel, which stays as it is: how many. */
 int weft_decode(struct weft_state *state, lua_State *L, const weft_parcel *parcel);
+
+/* Pushes the value of a parcel that holds just one, and a plain one: 1; else 0 and nothing pushed. The
+ * caller has made room on the stack. Raises nothing but "not enough memory". */
+int weft_decode_plain(lua_State *L, const weft_parcel *parcel);
 
 /* Pushes the userdata of a handle, the same one each time while it lives; it takes its own reference. */
 void weft_push_handle(struct weft_state *state, lua_State *L, weft_handle *handle);
