@@ -1,7 +1,7 @@
 /* http_fixture.h: a small HTTP/1.1 server in a thread of the test program, and helpers around it.
  *
- * The path says what happens: see `routes`. The server thread owns the connections; the test's thread
- * reads the counters, and the last request under its lock. Included by one C file.
+ * The path says what happens: see `routes`. The server thread owns the connections; the test's
+ * thread reads the counters, and the last request under its lock. Included by one C file.
  */
 #ifndef WEFT_SPEC_HTTP_FIXTURE_H
 #define WEFT_SPEC_HTTP_FIXTURE_H
@@ -359,7 +359,7 @@ static void fixture_stop(fixture *f) {
 }
 
 /* The last request as it came; the caller frees it. */
-static char *fixture_last(fixture *f) {
+static inline char *fixture_last(fixture *f) {
   pthread_mutex_lock(&f->lock);
   char *copy = strdup(f->last ? f->last : "");
   pthread_mutex_unlock(&f->lock);

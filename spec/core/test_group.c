@@ -188,11 +188,11 @@ static void a_refused_task_does_not_hide_the_end(void) {
   CHECK(weft_group_go(group, pass_gate, NULL) == WEFT_OK);
   gate_await(&started, 1);
   CHECK(weft_group_wait_below(group, 1, &waiting.waiter) == 1);
-  weft_group_add(group);
+  weft_group_add(group, 3);
   gate_add(&opened, 1);
-  AWAIT(weft_group_running(group) == 1);
+  AWAIT(weft_group_running(group) == 3);
   CHECK(waiting.wakes == 0);
-  weft_group_unadd(group);
+  weft_group_unadd(group, 3);
   CHECK(waiting.wakes == 1);
   finish(group, pool);
 }

@@ -1,152 +1,16 @@
-/* test_http.c: the HTTP engine against a server in the same process, and TLS against openssl s_server.
+/* test_http.c: the HTTP engine against a server in the same process, and TLS against openssl
+ * s_server.
  *
- * Owns the server, and everything that it starts. One test after the other on the main thread. Needs
- * -lcurl -lz, and the openssl program for TLS. Prints "ok …" or "not ok …" lines and ends with the totals;
- * fails when one check failed.
+ * Owns the server, and everything that it starts. One test after the other on the main thread.
+ * Needs -lcurl -lz, and the openssl program for TLS. Prints "ok …" or "not ok …" lines and ends
+ * with the totals; fails when one check failed.
  */
-#include "http.h"
+#include "http_helpers.h"
 
-#include "context.h"
-#include "error.h"
-#include "http_fixture.h"
-#include "io.h"
-#include "mem.h"
-
-#include <dirent.h>
-#include <dlfcn.h>
-#include <errno.h>
-#include <netdb.h>
 #include <signal.h>
-#include <stdarg.h>
-#include <sys/resource.h>
 #include <sys/wait.h>
 
-#if defined(__SANITIZE_THREAD__)
-enum { UNDER_TSAN = 1 };
-#else
-enum { UNDER_TSAN = 0 };
-#endif
-
-enum { MANY = 2000 };
-
-static int passed, failed;
-static fixture *server;
 static const char *program;
-
-static void check(int ok, const char *format, ...) {
-  char what[512];
-  va_list args;
-  va_start(args, format);
-  vsnprintf(what, sizeof what, format, args);
-  va_end(args);
-  printf("%s %d: %s\n", ok ? "ok" : "not ok", ++*(ok ? &passed : &failed), what);
-}
-
-/* ---- helpers ---- */
-
-/* Valid until four more were made. */
-static const char *url_of(const char *path) {
-  static char urls[4][128];
-  static unsigned next;
-  char *url = urls[next++ % 4];
-  snprintf(url, sizeof urls[0], "http://127.0.0.1:%d%s", server->port, path);
-  return url;
-}
-
-static weft_http_request get(const char *path) {
-  return (weft_http_request){.url = weft_http_text_of(url_of(path))};
-}
-
-static weft_http_transfer *start(const weft_http_request *request) {
-  weft_error *error = NULL;
-  weft_http_transfer *transfer = weft_http_transfer_new(request, &error);
-  if (!transfer || weft_http_start(transfer) != WEFT_OK) {
-    printf("not started: %s\n", error ? weft_error_message(error) : "no thread");
-    exit(2);
-  }
-  return transfer;
-}
-
-static void finish(weft_http_transfer *transfer) {
-  weft_thread_wait party;
-  weft_waiter waiter;
-  weft_thread_wait_init(&party);
-  weft_waiter_init(&waiter, &party.wait, 0);
-  if (weft_http_wait(transfer, &waiter))
-    weft_thread_wait_block(&party);
-  else
-    weft_thread_wait_drop(&party);
-}
-
-static weft_http_transfer *run(const weft_http_request *request) {
-  weft_http_transfer *transfer = start(request);
-  finish(transfer);
-  return transfer;
-}
-
-static int body_is(weft_http_transfer *transfer, const char *expected) {
-  weft_http_text body = weft_http_body(transfer);
-  return body.size == strlen(expected) &&
-         (!body.size || memcmp(body.bytes, expected, body.size) == 0);
-}
-
-static int is_kind(weft_error *error, const char *kind) {
-  return error && strcmp(weft_error_kind(error), kind) == 0;
-}
-
-/* Runs a request that must fail: its kind, and a part of its message. */
-static void expect_failure(const weft_http_request *request, const char *kind, const char *part) {
-  weft_http_transfer *transfer = run(request);
-  weft_error *error = weft_http_error(transfer);
-  int ok = is_kind(error, kind) && strstr(weft_error_message(error), part) &&
-           !strchr(weft_error_message(error), '\n') && weft_http_body(transfer).size == 0;
-  check(ok, "%s: %s", error ? weft_error_kind(error) : "no error",
-        error ? weft_error_message(error) : part);
-  weft_http_transfer_release(transfer);
-}
-
-static void expect_invalid(const weft_http_request *request, const char *part) {
-  weft_error *error = NULL;
-  weft_http_transfer *transfer = weft_http_transfer_new(request, &error);
-  check(!transfer && is_kind(error, "invalid") && strstr(weft_error_message(error), part) &&
-            !strstr(weft_error_message(error), "SECRET"),
-        "%s", error ? weft_error_message(error) : "accepted");
-  weft_http_transfer_release(transfer);
-  weft_error_release(error);
-}
-
-static int wait_until_held(long count) {
-  double until = seconds_now() + 20;
-  while (server->held != count && seconds_now() < until)
-    usleep(2000);
-  return server->held == count;
-}
-
-static int open_descriptors(void) {
-  DIR *folder = opendir("/proc/self/fd");
-  int count = 0;
-  while (readdir(folder))
-    count++;
-  closedir(folder);
-  return count;
-}
-
-/* Also what the last transfer's end leaves to the I/O thread for a moment. */
-static int all_gone(void) {
-  weft_stats stats;
-  weft_http_stats http;
-  double until = seconds_now() + 5;
-  do {
-    weft_stats_read(&stats);
-    weft_http_stats_read(&http);
-    if (!stats.transfers && !stats.errors && !stats.timers && !http.in_flight && !http.queued)
-      return 1;
-    usleep(1000);
-  } while (seconds_now() < until);
-  printf("# %u transfers, %u errors, %u timers, %u in flight, %u queued\n", stats.transfers,
-         stats.errors, stats.timers, http.in_flight, http.queued);
-  return 0;
-}
 
 /* ---- requests and answers ---- */
 
@@ -191,7 +55,8 @@ static void test_post(void) {
 }
 
 static void test_methods(void) {
-  static const char *const methods[] = {"PUT", "PATCH", "DELETE", "OPTIONS", "HEAD", "QUERY", "POST"};
+  static const char *const methods[] = {"PUT",  "PATCH", "DELETE", "OPTIONS",
+                                        "HEAD", "QUERY", "POST"};
   for (size_t i = 0; i < sizeof methods / sizeof *methods; i++) {
     weft_http_request request = get("/ok");
     request.method = weft_http_text_of(methods[i]);
@@ -363,21 +228,6 @@ static void test_failures(void) {
   expect_failure(&request, "network", "nowhere.invalid");
 }
 
-static void test_no_descriptors(void) {
-  struct rlimit usual, none;
-  weft_http_request request = get("/ok");
-  weft_http_close_idle();
-  getrlimit(RLIMIT_NOFILE, &usual);
-  none = usual;
-  none.rlim_cur = 3;
-  setrlimit(RLIMIT_NOFILE, &none);
-  expect_failure(&request, "network", "ulimit -n");
-  setrlimit(RLIMIT_NOFILE, &usual);
-  weft_http_transfer *transfer = run(&request);
-  check(body_is(transfer, "ok"), "and it recovers");
-  weft_http_transfer_release(transfer);
-}
-
 static void test_timeout(void) {
   weft_http_request request = get("/never");
   request.timeout_ms = 100;
@@ -395,175 +245,6 @@ static void test_timeout(void) {
   weft_http_transfer_release(transfer);
 }
 
-/* ---- many ---- */
-
-static void start_all(weft_http_transfer **transfers, int count, const char *path) {
-  weft_http_request request = get(path);
-  for (int i = 0; i < count; i++)
-    transfers[i] = start(&request);
-}
-
-/* Returns how many brought an answer with status 200. */
-static int finish_all(weft_http_transfer **transfers, int count) {
-  int good = 0;
-  for (int i = 0; i < count; i++) {
-    finish(transfers[i]);
-    good += !weft_http_error(transfers[i]) && weft_http_status(transfers[i]) == 200;
-    weft_http_transfer_release(transfers[i]);
-  }
-  return good;
-}
-
-/* All are in flight at once before the first is answered. */
-static int hold_and_answer(weft_http_transfer **transfers, int count) {
-  start_all(transfers, count, "/never");
-  int all_held = wait_until_held(count);
-  server->answer_all = 1;
-  return finish_all(transfers, count) == count && all_held;
-}
-
-static void test_thousand(void) {
-  static weft_http_transfer *transfers[1000];
-  weft_http_stats stats;
-  weft_http_close_idle();
-  long before = server->accepted;
-  check(hold_and_answer(transfers, 1000), "1,000 transfers in flight at once");
-  weft_http_stats_read(&stats);
-  check(stats.shards == 16 && stats.handles == 1000 && server->accepted - before == 1000,
-        "%u shards, %u handles, %ld connections", stats.shards, stats.handles,
-        server->accepted - before);
-  before = server->accepted;
-  check(hold_and_answer(transfers, 1000) && server->accepted == before,
-        "1,000 more open %ld connections", server->accepted - before);
-}
-
-static void test_keep_alive(void) {
-  weft_http_request request = get("/ok");
-  long before = server->accepted;
-  int reused = 0;
-  for (int i = 0; i < 100; i++) {
-    weft_http_transfer *transfer = run(&request);
-    reused += weft_http_times_of(transfer)->is_reused;
-    weft_http_transfer_release(transfer);
-  }
-  check(server->accepted == before && reused == 100, "100 in a row use one open connection");
-}
-
-/* The server closes an idle connection: the next request opens a new one, and does not fail. */
-static void test_stale_connection(void) {
-  weft_http_close_idle();
-  weft_http_request request = get("/ok"), last = get("/ok");
-  weft_http_transfer *transfer = run(&request);
-  weft_http_transfer_release(transfer);
-  server->close_all = 1;
-  while (server->close_all)
-    usleep(1000);
-  usleep(20000);
-  transfer = run(&last);
-  check(!weft_http_error(transfer) && !weft_http_times_of(transfer)->is_reused,
-        "a connection that the server closed is not used again");
-  weft_http_transfer_release(transfer);
-}
-
-static void test_limit(void) {
-  static weft_http_transfer *transfers[50];
-  weft_http_set_limit(5);
-  server->max_held = 0;
-  start_all(transfers, 50, "/wait/10");
-  weft_http_abort(transfers[40]);
-  int good = finish_all(transfers, 50);
-  check(good == 49 && server->max_held == 5,
-        "a limit of 5 holds (%ld), an abort leaves the queue in order", server->max_held);
-  weft_http_set_limit(1);
-  start_all(transfers, 50, "/never");
-  int one_held = wait_until_held(1);
-  weft_http_set_limit(WEFT_HTTP_LIMIT);
-  check(one_held && wait_until_held(50), "a higher limit lets those in the queue go");
-  weft_http_close_idle();
-  server->answer_all = 1;
-  check(finish_all(transfers, 50) == 50, "close_idle does not touch what is in flight");
-}
-
-static void test_abort(void) {
-  static weft_http_transfer *transfers[MANY];
-  start_all(transfers, MANY, "/never");
-  int all_held = wait_until_held(MANY);
-  double began = seconds_now();
-  int canceled = 0;
-  for (int i = 0; i < MANY; i++)
-    weft_http_abort(transfers[i]);
-  double asked = seconds_now() - began;
-  for (int i = 0; i < MANY; i++) {
-    finish(transfers[i]);
-    canceled += is_kind(weft_http_error(transfers[i]), "canceled");
-    weft_http_transfer_release(transfers[i]);
-  }
-  check(all_held && canceled == MANY, "%d aborts of transfers in flight: %.1f ms to ask, %.1f in all",
-        MANY, asked * 1e3, (seconds_now() - began) * 1e3);
-  check(wait_until_held(0), "the server sees them all go");
-}
-
-static void test_abort_odd_moments(void) {
-  weft_error *error = NULL;
-  weft_http_request request = get("/ok");
-  weft_http_transfer *transfer = weft_http_transfer_new(&request, &error);
-  weft_http_abort(transfer);
-  check(weft_http_is_finished(transfer) && is_kind(weft_http_error(transfer), "canceled") &&
-            weft_http_start(transfer) == WEFT_OK,
-        "an abort before the start ends it; a start is then harmless");
-  weft_http_transfer_release(transfer);
-  transfer = start(&request);
-  check(weft_http_start(transfer) == WEFT_CLOSED, "a second start is refused");
-  finish(transfer);
-  weft_http_abort(transfer);
-  check(!weft_http_error(transfer), "an abort after the end changes nothing");
-  weft_http_transfer_release(transfer);
-  for (int i = 0; i < 300; i++) {
-    transfer = start(&request);
-    if (i % 3)
-      usleep((useconds_t)(i % 50) * 10);
-    weft_http_abort(transfer);
-    weft_http_abort(transfer);
-    if (i % 2)
-      finish(transfer);
-    weft_http_transfer_release(transfer);
-  }
-  check(all_gone(), "aborts at any moment, waited for or not, leave nothing");
-}
-
-typedef struct starter {
-  pthread_t thread;
-  int good;
-} starter;
-
-static void *start_many(void *arg) {
-  starter *self = arg;
-  char url[64];
-  snprintf(url, sizeof url, "http://127.0.0.1:%d/ok", server->port);
-  weft_http_request request = {.url = weft_http_text_of(url)};
-  for (int i = 0; i < 100; i++) {
-    weft_http_transfer *transfer = start(&request);
-    if (i % 10 == 9)
-      weft_http_abort(transfer);
-    finish(transfer);
-    self->good += weft_http_error(transfer) || body_is(transfer, "ok");
-    weft_http_transfer_release(transfer);
-  }
-  return NULL;
-}
-
-static void test_threads(void) {
-  starter starters[8] = {0};
-  int good = 0;
-  for (int i = 0; i < 8; i++)
-    pthread_create(&starters[i].thread, NULL, start_many, &starters[i]);
-  for (int i = 0; i < 8; i++) {
-    pthread_join(starters[i].thread, NULL);
-    good += starters[i].good;
-  }
-  check(good == 800, "8 threads start, abort and wait");
-}
-
 /* ---- nothing of one request reaches the next on the same handle ---- */
 
 typedef struct variant {
@@ -575,7 +256,6 @@ typedef struct variant {
   int decompress, is_aborted, fails;
 } variant;
 
-#define HEADER(name, value) {{name, sizeof name - 1}, {value, sizeof value - 1}}
 static const variant variants[] = {
     {.path = "/ok"},
     {.path = "/ok?secret=1", .header = HEADER("Authorization", "Bearer one")},
@@ -640,37 +320,10 @@ static void test_no_leak_between(void) {
     }
   weft_http_stats_read(&stats);
   check(differ == 0 && stats.handles == 1,
-        "%d pairs of requests on %u handle: the second is as if it were the first", VARIANTS * VARIANTS,
-        stats.handles);
+        "%d pairs of requests on %u handle: the second is as if it were the first",
+        VARIANTS * VARIANTS, stats.handles);
   for (int i = 0; i < VARIANTS; i++)
     free(expected[i]);
-}
-
-/* ---- names: an abort does not wait for the resolver ---- */
-
-int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints,
-                struct addrinfo **out) {
-  static int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **);
-  if (node && strcmp(node, "slow.test") == 0) {
-    usleep(700000);
-    return EAI_NONAME;
-  }
-  if (!real)
-    *(void **)&real = dlsym(RTLD_NEXT, "getaddrinfo");
-  return real(node, service, hints, out);
-}
-
-static void test_slow_resolver(void) {
-  weft_http_request slow = {.url = weft_http_text_of("http://slow.test/"), .timeout_ms = 50};
-  double began = seconds_now();
-  expect_failure(&slow, "timeout", "while connecting");
-  weft_http_request request = get("/ok");
-  weft_http_transfer *transfer = run(&request);
-  double took = seconds_now() - began;
-  check(body_is(transfer, "ok") && took < 0.5,
-        "a name that takes 0.7 s to look up holds nobody up (%.3f s)", took);
-  weft_http_transfer_release(transfer);
-  usleep(900000); /* until the resolver's thread has ended */
 }
 
 /* ---- perform ---- */
@@ -697,35 +350,6 @@ static void test_perform(void) {
 }
 
 /* ---- proxies: read once, so in processes of their own ---- */
-
-static void start_server(void) {
-  static const char *const variables[] = {"http_proxy", "https_proxy", "all_proxy", "HTTPS_PROXY",
-                                          "ALL_PROXY",  "no_proxy",    "NO_PROXY"};
-  for (size_t i = 0; i < sizeof variables / sizeof *variables; i++)
-    unsetenv(variables[i]);
-  server = fixture_start();
-  weft_io_start();
-}
-
-static int thread_count(void) {
-  DIR *folder = opendir("/proc/self/task");
-  struct dirent *entry;
-  int count = 0;
-  while ((entry = readdir(folder)))
-    count += *entry->d_name != '.';
-  closedir(folder);
-  return count;
-}
-
-/* Until the thread itself is gone: OpenSSL cleans up after threads, and at exit, without a lock. */
-static void stop_io(void) {
-  double until = seconds_now() + 2;
-  weft_io_stop(2000);
-  while (!UNDER_TSAN && thread_count() > 1 && seconds_now() < until)
-    usleep(1000);
-  if (UNDER_TSAN) /* it has a thread of its own */
-    usleep(100000);
-}
 
 /* The program's other role: one GET, and an exit code of 0 when an answer came. */
 static int get_one(const char *url) {
@@ -854,95 +478,7 @@ static void test_tls(void) {
   stop_tls(&tls);
 }
 
-/* ---- memory and forks ---- */
-
-static weft_error *post_something(weft_http_transfer **transfer) {
-  weft_http_header header = HEADER("X-Key", "value");
-  weft_http_request request = get("/size/3000");
-  request.method = weft_http_text_of("POST");
-  request.headers = &header;
-  request.header_count = 1;
-  request.body = weft_http_text_of("body");
-  request.timeout_ms = 20000;
-  return weft_http_perform(weft_background(), &request, transfer);
-}
-
-static void test_no_memory(void) {
-  int failures = 0, wrong = 0, is_through = 0, n = 0;
-  while (!is_through && n < 200) {
-    weft_http_transfer *transfer = NULL;
-    if (n % 2)
-      weft_http_close_idle(); /* with and without handles that are there already */
-    weft_mem_fail_at((uint64_t)++n);
-    weft_error *error = post_something(&transfer);
-    is_through = weft_mem_fail_at(0) < (uint64_t)n && n % 2 == 0;
-    failures += error != NULL;
-    wrong += error ? !is_kind(error, "nomem") : weft_http_body(transfer).size != 3000;
-    if (error && !is_kind(error, "nomem"))
-      printf("# %d: %s\n", n, weft_error_message(error));
-    weft_error_release(error);
-    weft_http_transfer_release(transfer);
-  }
-  check(is_through && wrong == 0 && failures > 5,
-        "each of %d allocations failed in turn: %d clean errors", n, failures);
-  check(all_gone(), "and nothing is left of them");
-}
-
-static int in_child(weft_http_transfer *of_parent) {
-  weft_http_transfer *transfer = NULL;
-  finish(of_parent);
-  if (!is_kind(weft_http_error(of_parent), "canceled"))
-    return 1;
-  weft_http_transfer_release(of_parent);
-  weft_http_request request = get("/ok");
-  weft_error *error = weft_http_perform(weft_background(), &request, &transfer);
-  if (error || !body_is(transfer, "ok") || weft_http_times_of(transfer)->is_reused)
-    return 2;
-  weft_http_transfer_release(transfer);
-  weft_http_close_idle();
-  return 0;
-}
-
-static void test_fork(void) {
-  if (UNDER_TSAN) /* it does not follow threads into children */
-    return;
-  weft_http_request request = get("/never"), quick = get("/ok");
-  weft_http_transfer *transfer = start(&request);
-  wait_until_held(1);
-  pid_t child = fork();
-  if (child == 0) {
-    int problem = in_child(transfer);
-    if (!problem)
-      raise(SIGKILL); /* no leak check shall look at what a fork leaves behind */
-    _exit(problem);
-  }
-  int status = 0;
-  waitpid(child, &status, 0);
-  check(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL,
-        "in a child of fork the engine starts anew (status %d)", status);
-  weft_http_transfer *next = run(&quick);
-  check(body_is(next, "ok") && !weft_http_is_finished(transfer), "and goes on in the parent");
-  weft_http_transfer_release(next);
-  weft_http_abort(transfer);
-  finish(transfer);
-  weft_http_transfer_release(transfer);
-}
-
-static void test_end(int descriptors_before) {
-  weft_http_stats stats;
-  weft_stats live;
-  weft_http_close_idle();
-  weft_http_stats_read(&stats);
-  int now = open_descriptors();
-  check(!stats.sockets && !stats.shards && !stats.handles && now == descriptors_before,
-        "close_idle leaves %u sockets, %u shards, %u handles, %d descriptors more", stats.sockets,
-        stats.shards, stats.handles, now - descriptors_before);
-  weft_stats_read(&live);
-  check(all_gone() && !live.contexts, "nothing is alive at the end");
-}
-
 static void run_tests(void) {
-  test_no_memory(); /* first: also what is allocated but once */
   test_get();
   test_post();
   test_methods();
@@ -954,34 +490,14 @@ static void run_tests(void) {
   test_invalid_urls();
   test_ceilings();
   test_failures();
-  test_no_descriptors();
   test_timeout();
-  test_thousand();
-  test_keep_alive();
-  test_stale_connection();
-  test_limit();
-  test_abort();
-  test_abort_odd_moments();
-  test_threads();
   test_no_leak_between();
-  test_slow_resolver();
   test_perform();
   test_proxies();
   test_tls();
-  test_fork();
 }
 
 int main(int argc, char **argv) {
   program = argv[0];
-  if (argc > 1)
-    return get_one(argv[1]);
-  setvbuf(stdout, NULL, _IOLBF, 0);
-  start_server();
-  int descriptors = open_descriptors();
-  run_tests();
-  fixture_stop(server);
-  test_end(descriptors - 2); /* the server's two are closed */
-  stop_io();
-  printf("%d passed, %d failed\n", passed, failed);
-  return failed != 0;
+  return argc > 1 ? get_one(argv[1]) : run_all(run_tests);
 }

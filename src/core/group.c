@@ -70,11 +70,12 @@ static void claim_waiters(weft_group *group, uint32_t running, weft_wait **woken
     atomic_fetch_and(&group->state, ~(uint64_t)HAS_WAITERS);
 }
 
-/* Takes one share away under the lock, which whoever frees the group has held after us. */
-static void leave_slowly(weft_group *group) {
+/* Takes shares away under the lock, which whoever frees the group has held after us. */
+static void leave_slowly(weft_group *group, uint32_t count) {
   weft_wait *woken = NULL;
   pthread_mutex_lock(&group->lock);
-  uint64_t left = (atomic_fetch_sub(&group->state, ONE) - ONE) >> 1;
+  uint64_t shares = (uint64_t)count * ONE;
+  uint64_t left = (atomic_fetch_sub(&group->state, shares) - shares) >> 1;
   if (left > 0)
     claim_waiters(group, (uint32_t)left - 1, &woken);
   pthread_mutex_unlock(&group->lock);
@@ -84,12 +85,13 @@ static void leave_slowly(weft_group *group) {
     weft_wake(woken);
 }
 
-static void leave(weft_group *group) {
+static void leave(weft_group *group, uint32_t count) {
+  uint64_t shares = (uint64_t)count * ONE;
   uint64_t state = atomic_load_explicit(&group->state, memory_order_relaxed);
-  while (!(state & HAS_WAITERS) && state > 2 * ONE)
-    if (atomic_compare_exchange_weak(&group->state, &state, state - ONE))
+  while (!(state & HAS_WAITERS) && state > shares + ONE)
+    if (atomic_compare_exchange_weak(&group->state, &state, state - shares))
       return; /* neither the last nor waited for: the group is not ours to touch any more */
-  leave_slowly(group);
+  leave_slowly(group, count);
 }
 
 /* In the child of a fork its tasks are not there: it is never freed, and nobody waits for it. */
@@ -99,15 +101,15 @@ static int is_of_other_process(const weft_group *group) {
 
 void weft_group_drop(weft_group *group) {
   if (!is_of_other_process(group))
-    leave_slowly(group);
+    leave_slowly(group, 1);
 }
 
-void weft_group_add(weft_group *group) {
-  atomic_fetch_add_explicit(&group->state, ONE, memory_order_relaxed);
+void weft_group_add(weft_group *group, uint32_t count) {
+  atomic_fetch_add_explicit(&group->state, (uint64_t)count * ONE, memory_order_relaxed);
 }
 
-void weft_group_unadd(weft_group *group) {
-  leave(group); /* the last real task may have ended meanwhile, with somebody waiting for that */
+void weft_group_unadd(weft_group *group, uint32_t count) {
+  leave(group, count); /* the last real task may have ended meanwhile, with somebody waiting for that */
 }
 
 void weft_group_task_ended(weft_group *group, weft_task *task) {
@@ -116,7 +118,7 @@ void weft_group_task_ended(weft_group *group, weft_task *task) {
     task->next = head;
   while (!atomic_compare_exchange_weak_explicit(&group->ended, &head, task, memory_order_release,
                                                 memory_order_relaxed));
-  leave(group);
+  leave(group, 1);
 }
 
 weft_task *weft_group_take_ended(weft_group *group) {
@@ -239,10 +241,10 @@ static int submit_call(weft_group *group, weft_task_fn fn, void *arg) {
   weft_pool_call call = {fn, arg};
   memcpy(task->parcel.inline_bytes, &call, sizeof call);
   task->parcel.size = sizeof call;
-  weft_group_add(group);
+  weft_group_add(group, 1);
   int rc = weft_pool_submit(group->pool, task);
   if (rc != WEFT_OK) {
-    weft_group_unadd(group);
+    weft_group_unadd(group, 1);
     weft_task_free(task);
   }
   return rc;

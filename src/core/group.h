@@ -32,16 +32,21 @@ weft_group *weft_group_make(weft_context *parent, weft_pool *pool, uint32_t limi
 /* [owner] Gives the group up: it is freed once its last task has ended. Cancels nothing. */
 void weft_group_drop(weft_group *group);
 
-/* [owner] Counts a task in that was given to a pool or to the owner's own scheduler. */
-void weft_group_add(weft_group *group);
-/* [owner] Takes it back when the pool refused it. */
-void weft_group_unadd(weft_group *group);
+/* [owner] Counts `count` tasks in, before they are given to a pool or to the owner's own scheduler. To
+ * count in more than one at a time spares cache traffic; what is not used is taken back. */
+void weft_group_add(weft_group *group, uint32_t count);
+/* [owner] Takes back what was counted in and not used. */
+void weft_group_unadd(weft_group *group, uint32_t count);
 /* The worker's side of weft_task_end. */
 void weft_group_task_ended(weft_group *group, weft_task *task);
 /* Keeps the first error (a real one outranks a "canceled" or "deadline" echo) and, unless it
  * collects, cancels the context with it. The error is retained. */
 void weft_group_fail(weft_group *group, weft_error *error);
 weft_error *weft_group_first_error(weft_group *group); /* with a reference, or NULL */
+
+static inline int weft_group_has_waiters(weft_group *group) {
+  return (int)(atomic_load_explicit(&group->state, memory_order_relaxed) & 1);
+}
 
 /* Tasks that have not ended. */
 static inline uint32_t weft_group_running(weft_group *group) {
@@ -53,9 +58,9 @@ static inline uint32_t weft_group_running(weft_group *group) {
 weft_task *weft_group_take_ended(weft_group *group);
 
 enum { WEFT_GROUP_PROGRESS = UINT32_MAX };
-/* Queues a waiter for the moment when fewer than `below` tasks run, or, with WEFT_GROUP_PROGRESS, when
- * any more has ended than was taken. Returns 0 without queueing when that is so already, and in a process
- * that the group was not made in. */
+/* Queues a waiter for the moment when fewer than `below` tasks run, or, with
+ * WEFT_GROUP_PROGRESS, when any more has ended than was taken. Returns 0 without queueing when
+ * that is so already, and in a process that the group was not made in. */
 int weft_group_wait_below(weft_group *group, uint32_t below, weft_waiter *waiter);
 void weft_group_unwait(weft_group *group, weft_waiter *waiter);
 

@@ -1,14 +1,14 @@
 /* http.c: the HTTP engine's face: starting, waiting and aborting from any thread.
  *
- * Owns the lists on which transfers go to the I/O thread, and their state. Any thread enters. Invariants:
- * a transfer is STARTED from weft_http_start to weft_http_publish, and the engine holds a reference just
- * as long; the turn's job is posted whenever one of the lists is not empty.
+ * Owns the lists on which transfers go to the I/O thread, and their state. Any thread enters.
+ * Invariants: a transfer is STARTED from weft_http_start to weft_http_publish, and the engine holds
+ * a reference just as long; the turn's job is posted whenever one of the lists is not empty.
  *
- * Lock order: `lock` is a leaf but for the wait's claim. One for all transfers, so that a fork can hold
- * it still; the I/O thread takes it once for a batch.
+ * Lock order: `lock` is a leaf but for the wait's claim. One for all transfers, so that a fork can
+ * hold it still; the I/O thread takes it once for a batch.
  *
- * In the child of a fork the engine starts anew. libcurl's handles of the parent are left alone: their
- * connections are the parent's still.
+ * In the child of a fork the engine starts anew. libcurl's handles of the parent are left alone:
+ * their connections are the parent's still.
  */
 #include "http_engine.h"
 
@@ -22,7 +22,7 @@ weft_http_counters weft_http_counts;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 /* guarded by lock */
 static weft_http_transfer *started_head, *started_tail; /* linked by next */
-static weft_http_transfer *aborted;                     /* linked by next_aborted; with references */
+static weft_http_transfer *aborted; /* linked by next_aborted; with references */
 static int is_posted;
 
 static _Atomic uint32_t limit = WEFT_HTTP_LIMIT;

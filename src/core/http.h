@@ -41,7 +41,7 @@ typedef struct weft_http_request {
   const weft_http_header *headers;
   size_t header_count;
   weft_http_text body;         /* bytes NULL: none */
-  weft_http_text ca_file;      /* a PEM bundle to trust instead of the system's; empty: the system's */
+  weft_http_text ca_file;      /* PEM bundle to trust instead of the system's; empty: that */
   uint32_t connect_timeout_ms; /* 0: WEFT_HTTP_CONNECT_TIMEOUT_MS */
   uint32_t timeout_ms;         /* from start to the last byte, the time in the queue too; 0: none */
   size_t max_body;             /* bytes after decompression; 0: WEFT_HTTP_MAX_BODY */
@@ -65,8 +65,8 @@ int weft_http_start(weft_http_transfer *transfer);
 int weft_http_wait(weft_http_transfer *transfer, weft_waiter *waiter);
 /* Takes it out again; nothing when it was claimed. */
 void weft_http_unwait(weft_http_transfer *transfer, weft_waiter *waiter);
-/* Ends it soon with the error "canceled", unless it finishes first. The I/O thread aborts in slices,
- * so the end still comes through weft_http_wait. */
+/* Ends it soon with the error "canceled", unless it finishes first. The I/O thread aborts in
+ * slices, so the end still comes through weft_http_wait. */
 void weft_http_abort(weft_http_transfer *transfer);
 int weft_http_is_finished(weft_http_transfer *transfer);
 

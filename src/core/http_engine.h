@@ -2,8 +2,8 @@
  *
  * Way of a transfer: http_request.c makes it; http.c takes it from any thread to the I/O thread;
  * http_turn.c queues, launches and ends it; http_shard.c owns the libcurl handles that run it;
- * http_socket.c ties these to the loop; http_response.c gathers the answer; http_error.c says why it
- * failed. Functions marked [I/O] are called on the I/O thread only.
+ * http_socket.c ties these to the loop; http_response.c gathers the answer; http_error.c says why
+ * it failed. Functions marked [I/O] are called on the I/O thread only.
  */
 #ifndef WEFT_CORE_HTTP_ENGINE_H
 #define WEFT_CORE_HTTP_ENGINE_H
@@ -137,7 +137,8 @@ void weft_http_drop_response(weft_http_transfer *transfer);
 
 int weft_http_on_socket(CURL *easy, curl_socket_t fd, int what, void *shard, void *unused);
 int weft_http_on_timer(CURLM *multi, long ms, void *shard);
-curl_socket_t weft_http_open_socket(void *slot, curlsocktype purpose, struct curl_sockaddr *address);
+curl_socket_t weft_http_open_socket(void *slot, curlsocktype purpose,
+                                    struct curl_sockaddr *address);
 int weft_http_close_socket(void *unused, curl_socket_t fd);
 void weft_http_sockets_free(void);
 void weft_http_sockets_forget(void); /* in the child of a fork */
@@ -170,7 +171,8 @@ void weft_http_turn_forget(void); /* in the child of a fork */
 
 /* Makes the loop call weft_http_turn_take soon, even with empty lists. Any thread. */
 void weft_http_request_turn(void);
-/* [I/O] Ends a list of transfers linked by next: wakes who waits, gives the engine's references back. */
+/* [I/O] Ends a list of transfers linked by next: wakes who waits, gives the engine's references
+ * back. */
 void weft_http_publish(weft_http_transfer *ended);
 uint32_t weft_http_limit(void);
 

@@ -1,8 +1,9 @@
 /* http_request.c: checks a request and turns it into a transfer.
  *
- * Owns the transfer's memory: the struct, the header list and the texts are one block, beside the URL,
- * the body and what the answer brings. Any thread enters. Invariant: what a transfer holds can be
- * given to libcurl as it is; no line break or NUL can get from a caller into the head of a request.
+ * Owns the transfer's memory: the struct, the header list and the texts are one block, beside the
+ * URL, the body and what the answer brings. Any thread enters. Invariant: what a transfer holds can
+ * be given to libcurl as it is; no line break or NUL can get from a caller into the head of a
+ * request.
  */
 #include "http_engine.h"
 
@@ -89,7 +90,9 @@ static weft_error *check_header(const weft_http_header *header, size_t number) {
     problem = "sets the length of the body, which is known: leave it out";
   else if (equals(header->name, "Expect"))
     problem = "is Expect, which is not supported: leave it out";
-  return problem ? weft_error_newf("invalid", "HTTP request: header %zu %s", number, problem) : NULL;
+  if (!problem)
+    return NULL;
+  return weft_error_newf("invalid", "HTTP request: header %zu %s", number, problem);
 }
 
 static weft_error *check_headers(const weft_http_request *request) {
@@ -154,7 +157,8 @@ static int has_header(const weft_http_request *request, const char *name) {
   return 0;
 }
 
-/* The list is an array of nodes: libcurl only reads it, so it need not come from curl_slist_append. */
+/* The list is an array of nodes: libcurl only reads it, so it need not come from
+ * curl_slist_append. */
 static void put_headers(weft_http_transfer *transfer, struct curl_slist *nodes, char **cursor,
                         const weft_http_request *request) {
   static char no_expect[] = "Expect:", no_type[] = "Content-Type:";

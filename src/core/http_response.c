@@ -1,8 +1,8 @@
 /* http_response.c: gathers the answer and reads it back.
  *
- * Owns the bytes of head and content. The I/O thread writes; once the transfer is finished, any thread
- * reads. Invariant: `head` holds the header lines of the last answer alone, complete ones, each ended
- * by one LF; `content` never exceeds max_body.
+ * Owns the bytes of head and content. The I/O thread writes; once the transfer is finished, any
+ * thread reads. Invariant: `head` holds the header lines of the last answer alone, complete ones,
+ * each ended by one LF; `content` never exceeds max_body.
  */
 #include "http_engine.h"
 

@@ -3,8 +3,8 @@
  * Owns the copies of the variables. Any thread enters; the first one reads. Invariant: the settings
  * are constant once weft_http_settings_get has returned them, so a later setenv changes nothing.
  *
- * libcurl is told the proxies and the bundle explicitly: left alone, it reads the environment for each
- * request, and with a directory of certificates it parses the bundle anew for each connection.
+ * libcurl is told the proxies and the bundle explicitly: left alone, it reads the environment for
+ * each request, and with a directory of certificates it parses the bundle anew for each connection.
  */
 #include "http_engine.h"
 

@@ -1,11 +1,11 @@
 /* http_shard.c: the libcurl handles: shards (multi handles) and their slots (easy handles).
  *
- * Owns both, and the caches that the shards share. The I/O thread alone enters. Invariants: a shard has
- * at most WEFT_HTTP_SHARD_SIZE transfers in flight; an idle slot holds no pointer into a transfer, and
- * every option that one transfer changes is set anew, or back, for the next one.
+ * Owns both, and the caches that the shards share. The I/O thread alone enters. Invariants: a shard
+ * has at most WEFT_HTTP_SHARD_SIZE transfers in flight; an idle slot holds no pointer into a
+ * transfer, and every option that one transfer changes is set anew, or back, for the next one.
  *
- * Shards, because libcurl walks lists of all connections and transfers of one multi handle for every
- * request. Low shards are filled first: there the warm connections are.
+ * Shards, because libcurl walks lists of all connections and transfers of one multi handle for
+ * every request. Low shards are filled first: there the warm connections are.
  */
 #include "http_engine.h"
 
@@ -52,9 +52,7 @@ static CURLcode set_ca_file(weft_http_slot *slot, const char *path) {
   return curl_easy_setopt(slot->easy, CURLOPT_CAINFO, bundle);
 }
 
-static CURLcode set_connection(weft_http_slot *slot) {
-  CURL *easy = slot->easy;
-  const weft_http_settings *settings = weft_http_settings_get();
+static void set_connection(CURL *easy) {
   curl_easy_setopt(easy, CURLOPT_SHARE, caches);
   curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
   curl_easy_setopt(easy, CURLOPT_TCP_NODELAY, 1L);
@@ -68,10 +66,15 @@ static CURLcode set_connection(weft_http_slot *slot) {
 #if LIBCURL_VERSION_NUM >= 0x075700
   curl_easy_setopt(easy, CURLOPT_QUICK_EXIT, 1L); /* an abort does not wait for the resolver */
 #endif
+}
+
+/* Those that libcurl copies, for which it may lack memory. */
+static CURLcode set_texts(weft_http_slot *slot) {
+  CURL *easy = slot->easy;
   slot->proxy = "";
   CURLcode code = curl_easy_setopt(easy, CURLOPT_PROXY, slot->proxy);
   if (!code)
-    code = curl_easy_setopt(easy, CURLOPT_NOPROXY, settings->no_proxy);
+    code = curl_easy_setopt(easy, CURLOPT_NOPROXY, weft_http_settings_get()->no_proxy);
   if (!code)
     code = curl_easy_setopt(easy, CURLOPT_USERAGENT, "weft/" WEFT_VERSION);
   return code ? code : set_ca_file(slot, NULL);
@@ -93,7 +96,8 @@ static weft_http_slot *new_slot(weft_http_shard *shard) {
   if (slot->easy) {
     set_protocols(slot->easy);
     set_callbacks(slot);
-    if (set_connection(slot) == CURLE_OK)
+    set_connection(slot->easy);
+    if (set_texts(slot) == CURLE_OK)
       return slot;
   }
   free_slot(slot);

@@ -1,13 +1,13 @@
 /* http_socket.c: libcurl's sockets and timers on our loop.
  *
- * Owns the table of sockets. The I/O thread alone enters. Invariant: an entry is `is_ours` exactly from
- * weft_http_open_socket to weft_http_close_socket, and only such a descriptor stays registered while
- * libcurl does not wait for it.
+ * Owns the table of sockets. The I/O thread alone enters. Invariant: an entry is `is_ours` exactly
+ * from weft_http_open_socket to weft_http_close_socket, and only such a descriptor stays registered
+ * while libcurl does not wait for it.
  *
- * Registering lazily: when libcurl has no interest in a connection it goes idle, and most likely is used
- * again soon. Leaving it registered for input saves two system calls a request. A descriptor that
- * libcurl opened by itself (the resolver's socketpair) must not stay: it closes it without a word, and the
- * number that comes back would be taken for registered.
+ * Registering lazily: when libcurl has no interest in a connection it goes idle, and most likely is
+ * used again soon. Leaving it registered for input saves two system calls a request. A descriptor
+ * that libcurl opened by itself (the resolver's socketpair) must not stay: it closes it without a
+ * word, and the number that comes back would be taken for registered.
  */
 #include "http_engine.h"
 
@@ -61,8 +61,8 @@ static int make_room(int fd) {
 
 /* ---- readiness ---- */
 
-/* The server closed an idle connection, or sent what nobody asked for: libcurl finds out when it looks
- * for a connection to use again. */
+/* The server closed an idle connection, or sent what nobody asked for: libcurl finds out when it
+ * looks for a connection to use again. */
 static void ignore_idle(int fd, socket_entry *entry) {
   weft_io_forget(fd);
   entry->registered = 0;
@@ -104,7 +104,8 @@ static uint8_t to_register(const socket_entry *entry) {
   return entry->wanted ? entry->wanted : entry->registered & EPOLLIN;
 }
 
-/* Returning an error would make libcurl give up the whole multi handle, so only the transfer ends. */
+/* Returning an error would make libcurl give up the whole multi handle, so only the transfer
+ * ends. */
 int weft_http_on_socket(CURL *easy, curl_socket_t fd, int what, void *shard, void *unused) {
   socket_entry *entry = entry_of(fd);
   uint8_t events = what == CURL_POLL_REMOVE ? 0 : events_of(what);

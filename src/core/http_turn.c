@@ -1,9 +1,9 @@
 /* http_turn.c: what the HTTP engine does in a turn of the loop: queue, launch, end.
  *
  * Owns the queue, the list of the doomed and the list of dirty shards. The I/O thread alone enters.
- * Invariants: a transfer is in the queue, in flight or ended; each ends exactly once; whatever is left
- * to do at the end of a turn has asked for another one, so that the loop never sleeps over it and never
- * does more than a slice at a time.
+ * Invariants: a transfer is in the queue, in flight or ended; each ends exactly once; whatever is
+ * left to do at the end of a turn has asked for another one, so that the loop never sleeps over it
+ * and never does more than a slice at a time.
  */
 #include "http_engine.h"
 
@@ -137,7 +137,8 @@ static void end_doomed(void) {
   }
 }
 
-/* ---- the total timeout: an own timer, so that it counts in the queue and costs libcurl nothing ---- */
+/* ---- the total timeout: an own timer, so that it counts in the queue and costs libcurl nothing
+ * ---- */
 
 static weft_http_transfer *of_timer(weft_timer *timer) {
   return (weft_http_transfer *)((char *)timer - offsetof(weft_http_transfer, timer));

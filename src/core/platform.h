@@ -13,7 +13,8 @@
 #define WEFT_NEVER_NS UINT64_MAX /* a deadline that does not come */
 
 /* Starts a detached native thread with every signal blocked. `name` is cut to 15 characters.
- * `arg` stays the caller's on failure and is the thread's from then on. Returns 0 or an errno value. */
+ * `arg` stays the caller's on failure and is the thread's from then on. Returns 0 or an errno
+ * value. */
 int weft_thread_start(void (*main)(void *), void *arg, const char *name);
 /* How many threads that weft_thread_start made are alive. */
 uint32_t weft_threads_live(void);
@@ -26,8 +27,8 @@ uint32_t weft_cpu_count(void);
 uint32_t weft_process_generation(void);
 /* Counts the fork handlers in: called once by everything that starts threads. */
 void weft_process_watch_forks(void);
-/* Makes a static lock anew in the child of every fork, whoever held it. Called once for each lock, before
- * threads that lock it may be alive. */
+/* Makes a static lock anew in the child of every fork, whoever held it. Called once for each
+ * lock, before threads that lock it may be alive. */
 void weft_process_renew_lock(pthread_mutex_t *lock);
 
 static inline void weft_cpu_relax(void) {

@@ -400,6 +400,7 @@ static weft_task *take_batch(weft_worker *worker) {
     share = WEFT_RING_BATCH;
   while (pool->head && taken < share) {
     weft_task *task = pool->head;
+    __builtin_prefetch(task->next);
     if (taken > 0 && !weft_ring_put(&worker->ring, task))
       break;
     pool->head = task->next;

@@ -20,7 +20,7 @@
 #include <string.h>
 
 enum { KIND_POOL, KIND_LOCAL };
-enum { DRAIN_EVERY = 64, LARGEST_STATUS = 16 };
+enum { DRAIN_EVERY = 64, LARGEST_STATUS = 16, CREDIT = 64 };
 /* places in the group's table */
 enum { GROUP_BODY = 1, GROUP_RESULTS, GROUP_ERRORS, GROUP_PACKED, GROUP_FIELDS = GROUP_PACKED };
 
@@ -31,6 +31,7 @@ typedef struct lua_group {
   weft_task **slots; /* by index - 1; see above */
   uint32_t *order;   /* indices in the order in which tasks were drained */
   uint32_t count, capacity, drained;
+  uint32_t credit;        /* counted in with the core group, for tasks to come */
   uint32_t completed;     /* how many of `order` an iterator has handed out */
   uint32_t local_running; /* tasks of weft.inline: while there are any, the table is anchored */
   int anchor;
@@ -68,23 +69,20 @@ static int keep_code(weft_code_keeper *keeper, weft_code *code) {
 
 /* ---- the group's table ---- */
 
-/* The body of the group at `index`, or NULL. */
-static lua_group *test_group(weft_state *state, lua_State *L, int index) {
+/* The body of the group at `index`, or NULL. No foreign userdata has this size and begins with the
+ * address of our function. */
+static lua_group *test_group(lua_State *L, int index) {
   if (lua_type(L, index) != LUA_TTABLE)
     return NULL;
   lua_rawgeti(L, index, GROUP_BODY);
   lua_group *group = lua_touserdata(L, -1);
-  int is_ours = group && lua_getmetatable(L, -1);
-  if (is_ours) {
-    is_ours = lua_topointer(L, -1) == state->group_body_class;
-    lua_pop(L, 1);
-  }
+  int is_ours = group && weft_rawlen(L, -1) == sizeof *group && group->keeper.keep == keep_code;
   lua_pop(L, 1);
   return is_ours ? group : NULL;
 }
 
 static lua_group *check_group(lua_State *L, const char *what) {
-  lua_group *group = test_group(weft_state_of_call(L), L, 1);
+  lua_group *group = test_group(L, 1);
   if (!group)
     weft_bad_argument(L, what, "self", "a group (call it with ':')", 1);
   return group;
@@ -286,6 +284,8 @@ static void drain(lua_group *group, lua_State *L, int env) {
   lua_rawgeti(L, env, GROUP_RESULTS);
   while (task) {
     weft_task *next = task->next;
+    if (next)
+      __builtin_prefetch(next);
     if (task->kind == KIND_LOCAL)
       local_task_ended(group, L);
     else if (task->status == WEFT_TASK_DONE && weft_decode_plain(L, &task->parcel))
@@ -370,19 +370,32 @@ static void push_task(lua_State *L, uint32_t index) {
   task->index = index;
   lua_pushvalue(L, 1);
   weft_set_uservalue(L, -2);
-  lua_rawgeti(L, LUA_REGISTRYINDEX, weft_state_of_call(L)->task_class);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, WEFT_STATE(L)->task_class);
   lua_setmetatable(L, -2);
 }
 
+/* Groups with a limit, or that somebody waits for already, count exactly; the others in steps, since
+ * workers count down the same word. */
 static void count_in(lua_group *group, weft_task *task) {
   group->slots[group->count++] = task;
-  weft_group_add(group->core);
+  if (group->credit == 0) {
+    int is_exact = group->core->limit || group->is_local || weft_group_has_waiters(group->core);
+    group->credit = is_exact ? 1 : CREDIT;
+    weft_group_add(group->core, group->credit);
+  }
+  group->credit--;
 }
 
 static void count_out(lua_group *group, weft_task *task) {
-  weft_group_unadd(group->core);
+  group->credit++;
   group->count--;
   weft_task_free(task);
+}
+
+/* Before anybody waits for the group, or leaves it. */
+static void settle_credit(lua_group *group) {
+  weft_group_unadd(group->core, group->credit);
+  group->credit = 0;
 }
 
 /* Refused: nil and an error, or WEFT_WOULD_WAIT. */
@@ -447,7 +460,7 @@ static int try_start(lua_group *group, lua_State *L, int function) {
   if (is_refused(group, L))
     return 2;
   uint32_t limit = group->core->limit;
-  if (limit && weft_group_running(group->core) >= limit)
+  if (limit && weft_group_running(group->core) - group->credit >= limit)
     return WEFT_WOULD_WAIT;
   int rc = group->is_local ? start_local(group, L, function, count, name)
                            : submit(group, L, function, count, name);
@@ -488,6 +501,7 @@ static const weft_park_op go_op = {"group:go", finish_go, go, leave_go};
 static int wait_for_room(lua_group *group, lua_State *L) {
   weft_group *core = group->core;
   weft_park *park = weft_park_begin(group->state, L, &go_op, core);
+  settle_credit(group);
   int is_limit = core->limit && weft_group_running(core) >= core->limit, must_wait;
   park->waiter.slot = is_limit ? (void *)core : NULL;
   if (is_limit)
@@ -644,6 +658,7 @@ static int wait_group(lua_State *L) {
   int has_limit = !lua_isnoneornil(L, 2);
   double seconds = has_limit ? weft_check_seconds(L, 2, "group:wait", "seconds") : 0;
   weft_park *park = weft_park_begin(group->state, L, &wait_op, group->core);
+  settle_credit(group);
   weft_context *current = weft_current_context(group->state, L, 0);
   if (has_limit && !(timed = weft_context_with_timeout(current, seconds, NULL)))
     return luaL_error(L, "not enough memory");
@@ -668,6 +683,7 @@ static const weft_park_op join_op = {"leaving a group", finish_join, NULL, leave
 
 /* Waits without a way out: cancellation has been passed on to the tasks. */
 static int join(lua_group *group, lua_State *L) {
+  settle_credit(group);
   if (group->core->process != weft_process_generation() || weft_group_running(group->core) == 0)
     return 0;
   weft_check_can_block(group->state, L, join_op.what);
@@ -699,8 +715,9 @@ static int close_group(lua_State *L) {
 
 static void free_group(lua_group *group) {
   weft_group *core = group->core;
-  group->core = NULL;
   if (core) {
+    settle_credit(group);
+    group->core = NULL;
     core->owner = NULL;
     weft_context_cancel(core->context, NULL);
     weft_group_drop(core);
@@ -736,6 +753,20 @@ static int cancel_group(lua_State *L) {
   return 0;
 }
 
+/*** The error of a task of this group that failed; nil when it did not, or has not ended yet.
+ * @function group:error_of
+ * @tparam task task
+ * @treturn ?error
+ */
+static int error_of(lua_State *L) {
+  lua_group *group = check_group(L, "group:error_of");
+  lua_task *task = luaL_checkudata(L, 2, task_class);
+  drain_group(group, L, 1);
+  lua_rawgeti(L, 1, GROUP_ERRORS);
+  lua_rawgeti(L, -1, (int)task->index);
+  return 1;
+}
+
 /*** Counts of the group's tasks.
  * @function group:stats
  * @treturn table `started`, `running` (or queued), `done`, `failed`
@@ -767,7 +798,7 @@ typedef struct task_ref {
 static task_ref check_task(lua_State *L) {
   lua_task *task = luaL_checkudata(L, 1, task_class);
   weft_get_uservalue(L, 1);
-  task_ref ref = {test_group(WEFT_STATE(L), L, lua_gettop(L)), task->index};
+  task_ref ref = {test_group(L, lua_gettop(L)), task->index};
   drain_group(ref.group, L, lua_gettop(L));
   return ref;
 }
@@ -813,6 +844,7 @@ static int finish_wait_task(lua_State *L, weft_park *park, int source) {
 static const weft_park_op wait_task_op = {"task:wait", finish_wait_task, wait_task, leave_wait};
 
 static int park_for_progress(lua_State *L, const weft_park_op *op, lua_group *group) {
+  settle_credit(group);
   weft_park *park = weft_park_begin(group->state, L, op, group->core);
   if (!weft_group_wait_below(group->core, WEFT_GROUP_PROGRESS, &park->waiter))
     return WEFT_AGAIN;
@@ -939,6 +971,7 @@ void weft_open_group(weft_state *state, lua_State *L) {
       {"wait", wait_group, WEFT_BLOCKS}, {"join", join_group, WEFT_BLOCKS},
       {"close", close_group, WEFT_BLOCKS}, {"cancel", cancel_group, 0},
       {"stats", group_stats, 0},         {"completed", completed, 0},
+      {"error_of", error_of, 0},
       {"__close", close_group, WEFT_BLOCKS}, {"__tostring", group_tostring, 0},
       {NULL, NULL, 0}};
   static const weft_function body_methods[] = {{"__gc", group_gc, 0}, {NULL, NULL, 0}};
@@ -956,7 +989,6 @@ void weft_open_group(weft_state *state, lua_State *L) {
   lua_setfield(L, -2, "__weft_advice");
   state->group_class = luaL_ref(L, LUA_REGISTRYINDEX);
   weft_new_class(L, state, "weft.group body", body_methods);
-  state->group_body_class = lua_topointer(L, -1);
   lua_rawsetp(L, LUA_REGISTRYINDEX, &body_key);
   weft_new_class(L, state, task_class, task_methods);
   state->task_class = luaL_ref(L, LUA_REGISTRYINDEX);

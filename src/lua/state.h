@@ -22,7 +22,6 @@ typedef struct weft_state {
   int error_metatable;
   int pending;      /* scratch of the encoder: tables whose contents are still to be written */
   int group_class, task_class;
-  const void *group_body_class; /* address of the metatable of group bodies */
   weft_task_cache free_tasks;
   weft_parcel_writer writer;
   weft_encoder_scratch scratch;
@@ -37,8 +36,6 @@ typedef struct weft_state {
 weft_state *weft_state_open(lua_State *L, struct weft_worker *worker);
 /* The state of a Lua state that was opened, else NULL: for hooks, which have no upvalue. */
 weft_state *weft_state_of(lua_State *L);
-/* The same, quickly, in a C function of the binding or in what it calls. */
-#define weft_state_of_call WEFT_STATE
 /* Registers functions with the state as their first upvalue in the table on top of the stack.
  * Those marked as blocking get what the VM needs to continue after a yield. */
 enum {

@@ -1,0 +1,69 @@
+--- Checks of arguments: misuse throws an error that names the argument. Internal.
+local core = require "weft.core"
+
+local check = {}
+
+--- Raises "bad argument" at the caller of the public function.
+function check.fail(what, name, expected, got)
+  local shown = type(got)
+  if type(got) == "number" then
+    shown = ("%.14g"):format(got)
+  elseif type(got) == "string" then
+    shown = "'" .. got .. "'"
+  end
+  error(("bad argument '%s' to %s: expected %s, got %s"):format(name, what, expected, shown), 3)
+end
+
+function check.fn(what, name, value)
+  if type(value) ~= "function" then
+    error(("bad argument '%s' to %s: expected a function, got %s"):format(name, what, type(value)), 3)
+  end
+end
+
+function check.table(what, name, value)
+  if type(value) ~= "table" then
+    error(("bad argument '%s' to %s: expected a table, got %s"):format(name, what, type(value)), 3)
+  end
+end
+
+--- A whole number of at least `least`, or nil.
+function check.count(what, name, value, least)
+  if value == nil then
+    return
+  end
+  if type(value) ~= "number" or value < least or value ~= math.floor(value) or value == math.huge then
+    local shown = type(value) == "number" and ("%.14g"):format(value) or type(value)
+    error(("bad argument '%s' to %s: expected a whole number >= %d, got %s"):format(name, what, least, shown), 3)
+  end
+end
+
+--- Options may only have known keys.
+function check.options(what, options, known)
+  if options == nil then
+    return {}
+  end
+  if type(options) ~= "table" then
+    error(("bad argument 'options' to %s: expected a table, got %s"):format(what, type(options)), 3)
+  end
+  for key in pairs(options) do
+    if not known[key] then
+      local names = {}
+      for name in pairs(known) do
+        names[#names + 1] = name
+      end
+      table.sort(names)
+      error(("bad option '%s' to %s: known are %s"):format(tostring(key), what, table.concat(names, ", ")), 3)
+    end
+  end
+  return options
+end
+
+--- Splits an optional leading context from the other arguments.
+function check.context(what, ctx)
+  if ctx ~= nil and not core.is_context(ctx) then
+    error(("bad argument 'ctx' to %s: expected a weft context, got %s"):format(what, type(ctx)), 3)
+  end
+  return ctx
+end
+
+return check

@@ -1,0 +1,53 @@
+--- weft: structured concurrency for Lua: closures that run on native threads, awaited as an errgroup.
+--
+-- This file is the public face and nothing else: each function is written where its subject is.
+--
+--     local weft = require "weft"
+--     local results, err = weft.all(weft.background(), { a = fn, b = fn })
+--
+-- @module weft
+local core = require "weft.core"
+
+local weft = {
+  _VERSION = "weft 0.1.0",
+  inline = "inline", -- as a pool: run tasks in the calling state, where captured variables are shared
+}
+
+for name, value in pairs(core) do
+  if name ~= "methods" and name ~= "fail_at" and name ~= "new_error" then
+    weft[name] = value
+  end
+end
+
+--- Modules that add functions to weft, or are fields of it, loaded on first use.
+local functions = {
+  scope = "weft.scope",
+  shield = "weft.scope",
+  is = "weft.error",
+  all = "weft.parallel",
+  any = "weft.parallel",
+  chain = "weft.parallel",
+  map = "weft.map",
+  stream = "weft.map",
+  stage = "weft.pipeline",
+  pipeline = "weft.pipeline",
+}
+local modules = {
+  http = "weft.http",
+  model = "weft.model",
+  json = "weft.json",
+  progress = "weft.progress",
+}
+
+return setmetatable(weft, {
+  __index = function(_, name)
+    local value
+    if functions[name] then
+      value = require(functions[name])[name]
+    elseif modules[name] then
+      value = require(modules[name])
+    end
+    rawset(weft, name, value)
+    return value
+  end,
+})

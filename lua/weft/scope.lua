@@ -1,0 +1,72 @@
+--- Scopes: a group that ends with a function; clean-up that survives cancellation.
+-- @module weft.scope
+local core = require "weft.core"
+local check = require "weft.check"
+
+local M = {}
+
+local function pack(...)
+  return { n = select("#", ...), ... }
+end
+
+--- Runs a function with a group, waits for its tasks, and leaves the group whatever happens. The way
+-- to write groups on LuaJIT, which has no `<close>`.
+-- @tparam[opt] context ctx
+-- @tparam[opt] table opts as for weft.group
+-- @tparam function fn called with the group
+-- @return what group:wait returns: results, or nil and the first error
+-- @raise what fn raised, once the tasks have been cancelled and have ended
+function M.scope(ctx, opts, fn)
+  if type(ctx) == "function" then
+    ctx, opts, fn = nil, nil, ctx
+  elseif type(opts) == "function" then
+    if not core.is_context(ctx) then
+      ctx, opts, fn = nil, ctx, opts
+    else
+      opts, fn = nil, opts
+    end
+  end
+  check.context("weft.scope", ctx)
+  check.fn("weft.scope", "fn", fn)
+  local group = core.group(ctx, opts)
+  local ok, raised = pcall(fn, group)
+  if not ok then
+    group:cancel(raised)
+    group:close()
+    error(raised, 0)
+  end
+  local outcome = pack(pcall(group.wait, group))
+  group:close()
+  if not outcome[1] then
+    error(outcome[2], 0)
+  end
+  return unpack and unpack(outcome, 2, outcome.n) or table.unpack(outcome, 2, outcome.n)
+end
+
+--- Runs a function to its end although the caller's context is cancelled: for clean-up.
+-- @tparam number seconds how long it may take
+-- @tparam function fn runs in the calling state; captured variables are shared
+-- @param ... its arguments
+-- @return what fn returned
+-- @raise what fn raised, or an error of kind "deadline" after the time
+function M.shield(seconds, fn, ...)
+  if type(seconds) ~= "number" or not (seconds >= 0) then
+    check.fail("weft.shield", "seconds", "a number of seconds >= 0", seconds)
+  end
+  check.fn("weft.shield", "fn", fn)
+  local ctx = core.current():without_cancel():with_timeout(seconds)
+  local group = core.group(ctx, { pool = "inline" })
+  local args = pack(...)
+  local outcome
+  local task = group:go(function()
+    outcome = pack(fn((unpack or table.unpack)(args, 1, args.n)))
+  end)
+  group:join()
+  ctx:cancel()
+  if outcome then
+    return (unpack or table.unpack)(outcome, 1, outcome.n)
+  end
+  error(group:error_of(task), 0)
+end
+
+return M

@@ -1,0 +1,155 @@
+/* test_fork.c: a child of a fork has no threads, and starts its own on use. */
+#include "channel.h"
+#include "check.h"
+#include "context.h"
+#include "group.h"
+#include "pool.h"
+
+#include <sys/wait.h>
+
+enum { FORKS = 60, CHILD_HANG_S = 30 };
+
+static weft_pool *pool;
+static weft_group *parents_group;
+static weft_channel *channel;
+
+static weft_error *count_up(weft_context *context, void *arg) {
+  (void)context;
+  atomic_fetch_add((_Atomic uint32_t *)arg, 1);
+  return NULL;
+}
+
+static int runs_tasks(weft_pool *any_pool) {
+  _Atomic uint32_t count = 0;
+  weft_group *group = weft_group_new(weft_background(), any_pool, 0);
+  for (int i = 0; i < 50; i++)
+    if (weft_group_go(group, count_up, &count) != WEFT_OK)
+      return 0;
+  weft_error *error = weft_group_wait(group);
+  weft_group_close(group);
+  return !error && count == 50;
+}
+
+static int times_out(void) {
+  weft_context *context = weft_context_with_timeout(weft_background(), 0.002, NULL);
+  int is_cut = context && weft_sleep(context, 1e5) == WEFT_CANCELED;
+  weft_context_release(context);
+  return is_cut && weft_sleep(weft_background(), 0.001) == WEFT_OK;
+}
+
+static int refuses_the_parents_group(void) {
+  _Atomic uint32_t count = 0;
+  weft_error *error = weft_group_wait(parents_group);
+  int is_forked = error && strcmp(weft_error_kind(error), "forked") == 0;
+  weft_error_release(error);
+  is_forked &= weft_group_go(parents_group, count_up, &count) == WEFT_FORKED;
+  weft_group_close(parents_group);
+  return is_forked && count == 0;
+}
+
+/* Exit status of the child: 0, or which step failed. */
+static int live_in_child(void) {
+  weft_stats stats = check_stats();
+  weft_context *context = weft_context_with_cancel(weft_background());
+  weft_context *child = weft_context_with_cancel(context);
+  weft_context_cancel(context, NULL); /* walks: takes the process-wide lock */
+  if (!weft_context_is_done(child) || stats.threads != 0 || stats.timers != 0)
+    return 1;
+  if (!times_out())
+    return 2;
+  if (!runs_tasks(pool)) /* the parent's pool gets threads of this process */
+    return 3;
+  weft_pool *own_pool = weft_pool_new(&(weft_pool_config){.threads = 2});
+  if (!runs_tasks(own_pool) || weft_pool_close(own_pool, -1) != WEFT_OK)
+    return 4;
+  weft_pool_release(own_pool);
+  if (!refuses_the_parents_group())
+    return 5;
+  if (weft_channel_length(channel) != 1)
+    return 6;
+  return 0;
+}
+
+static int fork_and_wait(void) {
+  int status = -1;
+  fflush(stdout);
+  pid_t child = fork();
+  if (child == 0) {
+    alarm(CHILD_HANG_S);
+    _exit(live_in_child());
+  }
+  waitpid(child, &status, 0);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 100 + WTERMSIG(status);
+}
+
+static weft_error *block_until_cancelled(weft_context *context, void *arg) {
+  (void)arg;
+  weft_sleep(context, 1e6);
+  return NULL;
+}
+
+static void begin(void) {
+  pool = weft_pool_new(&(weft_pool_config){.threads = 3});
+  parents_group = weft_group_new(weft_background(), pool, 0);
+  channel = weft_channel_new(2);
+  CHECK(weft_channel_send(weft_background(), channel, "x", 1) == WEFT_OK);
+  CHECK(weft_group_go(parents_group, block_until_cancelled, NULL) == WEFT_OK);
+  CHECK(runs_tasks(pool));
+}
+
+static void finish(void) {
+  weft_group_close(parents_group);
+  CHECK(runs_tasks(pool)); /* the parent is as it was */
+  CHECK(weft_pool_close(pool, -1) == WEFT_OK);
+  weft_pool_release(pool);
+  weft_channel_release(channel);
+}
+
+static void the_child_starts_its_own_threads(void) {
+  begin();
+  CHECK(fork_and_wait() == 0);
+  finish();
+}
+
+static _Atomic int keep_busy;
+
+/* Keeps timers, the tree's and the pool's locks taken most of the time. */
+static void *be_busy(void *arg) {
+  (void)arg;
+  while (atomic_load(&keep_busy)) {
+    weft_context *top = weft_context_with_timeout(weft_background(), 1e4, NULL);
+    weft_context *children[20];
+    for (size_t i = 0; i < COUNT(children); i++)
+      children[i] = weft_context_with_timeout(top, 1e3, NULL);
+    weft_context_cancel(top, NULL);
+    for (size_t i = 0; i < COUNT(children); i++)
+      weft_context_release(children[i]);
+    weft_context_release(top);
+    CHECK(runs_tasks(pool));
+  }
+  return NULL;
+}
+
+static void forks_amid_work(void) {
+  pthread_t threads[2];
+  begin();
+  atomic_store(&keep_busy, 1);
+  for (size_t i = 0; i < COUNT(threads); i++)
+    pthread_create(&threads[i], NULL, be_busy, NULL);
+  for (int i = 0; i < FORKS; i++) {
+    int status = fork_and_wait();
+    if (status)
+      printf("# fork %d: %d\n", i, status);
+    CHECK(status == 0);
+  }
+  atomic_store(&keep_busy, 0);
+  for (size_t i = 0; i < COUNT(threads); i++)
+    pthread_join(threads[i], NULL);
+  finish();
+}
+
+int main(void) {
+  check_run("fork: the child starts its own threads", the_child_starts_its_own_threads);
+  check_run("fork: amid the work of other threads", forks_amid_work);
+  return check_end();
+}

@@ -1,0 +1,335 @@
+/* http.c: one HTTP request as a blocking call.
+ *
+ * Owns a reference to each transfer, in a userdata that is made first. Entered by the state's thread.
+ * Invariant: from its start until its end is taken, a transfer's userdata lies in the options table,
+ * which is the call's first argument and so outlives the park; a transfer whose userdata is collected
+ * is aborted.
+ */
+#include "../core/http.h"
+
+#include "errors.h"
+#include "objects.h"
+#include "state.h"
+
+#include <string.h>
+
+static const char class_name[] = "weft.http_transfer";
+static const char call_name[] = "core.http_request";
+static const char transfer_key; /* in the options table: the userdata of the running transfer */
+
+typedef struct lua_transfer {
+  weft_http_transfer *transfer; /* one reference, or NULL */
+  weft_waiter *waiter;          /* where it may be queued; the fiber's, which outlives the userdata */
+} lua_transfer;
+
+/* ---- the request ---- */
+
+static weft_http_text text_at(lua_State *L, int index) {
+  weft_http_text text;
+  text.bytes = lua_tolstring(L, index, &text.size);
+  return text;
+}
+
+/* The field stays on the stack, so that its text lives until the request has been copied. */
+static weft_http_text push_text(lua_State *L, const char *name) {
+  lua_getfield(L, 1, name);
+  if (lua_isnil(L, -1))
+    return (weft_http_text){NULL, 0};
+  if (lua_type(L, -1) != LUA_TSTRING)
+    weft_bad_argument(L, call_name, name, "a string", lua_gettop(L));
+  return text_at(L, -1);
+}
+
+/* Seconds above 0 as whole milliseconds, at least one; 0 for an absent field or infinity. */
+static uint32_t milliseconds(lua_State *L, const char *name) {
+  lua_getfield(L, 1, name);
+  double seconds = lua_isnil(L, -1)
+                       ? HUGE_VAL
+                       : weft_check_seconds(L, lua_gettop(L), call_name, name);
+  lua_pop(L, 1);
+  if (seconds == HUGE_VAL)
+    return 0;
+  double ms = ceil(seconds * 1e3);
+  return ms < 1 ? 1 : ms > UINT32_MAX ? UINT32_MAX : (uint32_t)ms;
+}
+
+static size_t bytes(lua_State *L, const char *name) {
+  lua_getfield(L, 1, name);
+  double count = lua_isnil(L, -1) ? 0
+                                  : weft_check_number(L, lua_gettop(L), call_name, name, 1, 1e15,
+                                                      "a number of bytes >= 1");
+  lua_pop(L, 1);
+  return (size_t)count;
+}
+
+/* Reads the list { name, value, name, value, … }, whose strings stay alive in it. */
+static void read_headers(lua_State *L, weft_http_request *request) {
+  lua_getfield(L, 1, "headers");
+  if (lua_isnil(L, -1))
+    return;
+  luaL_checktype(L, -1, LUA_TTABLE);
+  int list = lua_gettop(L);
+  size_t count = weft_rawlen(L, list) / 2;
+  weft_http_header *headers = lua_newuserdata(L, (count + 1) * sizeof *headers);
+  for (size_t i = 0; i < count; i++)
+    for (int part = 0; part < 2; part++) {
+      lua_rawgeti(L, list, (int)i * 2 + part + 1);
+      if (lua_type(L, -1) != LUA_TSTRING)
+        weft_bad_argument(L, call_name, "headers", "a list of strings", list);
+      *(part ? &headers[i].value : &headers[i].name) = text_at(L, -1);
+      lua_pop(L, 1);
+    }
+  request->headers = headers;
+  request->header_count = count;
+}
+
+static weft_http_request read_request(lua_State *L) {
+  weft_http_request request = {0};
+  request.method = push_text(L, "method");
+  request.url = push_text(L, "url");
+  request.body = push_text(L, "body");
+  request.ca_file = push_text(L, "ca_file");
+  read_headers(L, &request);
+  request.timeout_ms = milliseconds(L, "timeout");
+  request.connect_timeout_ms = milliseconds(L, "connect_timeout");
+  request.max_body = bytes(L, "max_body");
+  request.max_header = bytes(L, "max_header");
+  lua_getfield(L, 1, "decompress");
+  request.decompress = (uint8_t)lua_toboolean(L, -1);
+  lua_pop(L, 1);
+  return request;
+}
+
+/* ---- the answer ---- */
+
+static void push_lower(lua_State *L, weft_http_text name) {
+  luaL_Buffer b;
+  luaL_buffinit(L, &b);
+  for (size_t i = 0; i < name.size; i++) {
+    char c = name.bytes[i];
+    luaL_addchar(&b, c >= 'A' && c <= 'Z' ? (char)(c + 'a' - 'A') : c);
+  }
+  luaL_pushresult(&b);
+}
+
+/* Adds the value on top to the table below it under the name below that: a second one makes a list. */
+static void add_header(lua_State *L, int headers) {
+  int name = lua_gettop(L) - 1, value = name + 1;
+  lua_pushvalue(L, name);
+  lua_rawget(L, headers);
+  if (lua_isnil(L, -1)) {
+    lua_pop(L, 1);
+    lua_rawset(L, headers);
+    return;
+  }
+  if (!lua_istable(L, -1)) {
+    lua_createtable(L, 2, 0);
+    lua_insert(L, -2);
+    lua_rawseti(L, -2, 1);
+    lua_pushvalue(L, name);
+    lua_pushvalue(L, -2);
+    lua_rawset(L, headers);
+  }
+  lua_pushvalue(L, value);
+  lua_rawseti(L, -2, (int)weft_rawlen(L, -2) + 1);
+  lua_settop(L, name - 1);
+}
+
+/* Replaces the list on top of the stack by its strings joined with ", ". */
+static void join_list(lua_State *L) {
+  luaL_Buffer b;
+  int list = lua_gettop(L), count = (int)weft_rawlen(L, list);
+  luaL_buffinit(L, &b);
+  for (int i = 1; i <= count; i++) {
+    if (i > 1)
+      luaL_addstring(&b, ", ");
+    lua_rawgeti(L, list, i);
+    luaL_addvalue(&b);
+  }
+  luaL_pushresult(&b);
+  lua_replace(L, list);
+}
+
+static void push_headers(lua_State *L, weft_http_transfer *transfer) {
+  weft_http_header header;
+  size_t position = 0;
+  lua_newtable(L);
+  int headers = lua_gettop(L);
+  while (weft_http_next_header(transfer, &position, &header)) {
+    push_lower(L, header.name);
+    lua_pushlstring(L, header.value.bytes, header.value.size);
+    add_header(L, headers);
+  }
+  lua_pushnil(L);
+  while (lua_next(L, headers)) {
+    if (lua_istable(L, -1)) {
+      join_list(L);
+      lua_pushvalue(L, -2);
+      lua_insert(L, -2);
+      lua_rawset(L, headers);
+    } else {
+      lua_pop(L, 1);
+    }
+  }
+}
+
+static void set_time(lua_State *L, const char *name, uint64_t ns) {
+  if (!ns)
+    return;
+  lua_pushnumber(L, (double)ns / 1e9);
+  lua_setfield(L, -2, name);
+}
+
+static void push_timings(lua_State *L, const weft_http_times *times) {
+  lua_createtable(L, 0, 8);
+  set_time(L, "launched", times->launched_ns);
+  set_time(L, "connected", times->connected_ns);
+  set_time(L, "first_byte", times->first_byte_ns);
+  set_time(L, "total", times->total_ns);
+  weft_push_integer(L, (int64_t)times->sent);
+  lua_setfield(L, -2, "sent");
+  weft_push_integer(L, (int64_t)times->received);
+  lua_setfield(L, -2, "received");
+  lua_pushboolean(L, times->is_reused);
+  lua_setfield(L, -2, "reused");
+}
+
+static void push_answer(lua_State *L, weft_http_transfer *transfer) {
+  weft_http_text body = weft_http_body(transfer);
+  lua_createtable(L, 0, 4);
+  weft_push_integer(L, weft_http_status(transfer));
+  lua_setfield(L, -2, "status");
+  lua_pushlstring(L, body.size ? body.bytes : "", body.size);
+  lua_setfield(L, -2, "body");
+  push_headers(L, transfer);
+  lua_setfield(L, -2, "headers");
+  push_timings(L, weft_http_times_of(transfer));
+  lua_setfield(L, -2, "timings");
+}
+
+/* ---- the call ---- */
+
+static void drop(lua_transfer *self) {
+  weft_http_transfer *transfer = self->transfer;
+  weft_waiter *waiter = self->waiter;
+  self->transfer = NULL;
+  self->waiter = NULL;
+  if (!transfer)
+    return;
+  if (waiter)
+    weft_http_unwait(transfer, waiter);
+  if (!weft_http_is_finished(transfer))
+    weft_http_abort(transfer);
+  weft_http_transfer_release(transfer);
+}
+
+static int transfer_gc(lua_State *L) {
+  drop(lua_touserdata(L, 1));
+  return 0;
+}
+
+/* Takes the transfer out of the options table: its userdata is left on top of the stack. */
+static lua_transfer *take_running(lua_State *L) {
+  lua_rawgetp(L, 1, &transfer_key);
+  lua_pushnil(L);
+  lua_rawsetp(L, 1, &transfer_key);
+  lua_transfer *self = lua_touserdata(L, -1);
+  self->waiter = NULL;
+  return self;
+}
+
+/* Pushes what the call returns. The memory goes at once: the collector does not know how much it is. */
+static int push_end(weft_state *state, lua_State *L, lua_transfer *self) {
+  weft_error *error = weft_http_error(self->transfer);
+  int count = error ? 2 : 1;
+  if (error) {
+    lua_pushnil(L);
+    weft_push_core_error(state, L, error);
+  } else {
+    push_answer(L, self->transfer);
+  }
+  drop(self);
+  return count;
+}
+
+static void leave_request(weft_park *park) {
+  weft_http_unwait(park->object, &park->waiter);
+  weft_http_abort(park->object);
+}
+
+static int finish_request(lua_State *L, weft_park *park, int source) {
+  weft_state *state = weft_state_of(L);
+  lua_transfer *self = take_running(L);
+  (void)park;
+  if (source == WEFT_PARK_EVENT)
+    return push_end(state, L, self);
+  drop(self);
+  return weft_raise_context(state, L, weft_current_context(state, L, 0));
+}
+
+static const weft_park_op request_op = {"weft.http.request", finish_request, NULL, leave_request};
+
+/* Pushes a userdata with a new transfer; on an error also nil and that, and returns NULL. */
+static lua_transfer *push_transfer(weft_state *state, lua_State *L,
+                                   const weft_http_request *request) {
+  weft_error *error = NULL;
+  lua_transfer *self = weft_new_userdata(L, sizeof *self);
+  *self = (lua_transfer){NULL, NULL};
+  luaL_getmetatable(L, class_name);
+  lua_setmetatable(L, -2);
+  self->transfer = weft_http_transfer_new(request, &error);
+  if (self->transfer)
+    return self;
+  const char *kind = lua_pushstring(L, weft_error_kind(error)); /* before it can raise */
+  const char *message = lua_pushstring(L, weft_error_message(error));
+  weft_error_release(error);
+  weft_fail(state, L, kind, "%s", message);
+  return NULL;
+}
+
+/*** Sends a request and blocks until the answer is complete. Checked and wrapped by weft.http.
+ * @function http_request
+ * @tparam table options as `weft.http.request` makes them: `url`, `method`, `body`, `ca_file`: strings;
+ *   `headers`: a list of names and values by turns; `timeout`, `connect_timeout`: seconds;
+ *   `max_body`, `max_header`: bytes; `decompress`: boolean. Not for two calls at the same time
+ * @treturn[1] table `status`, `headers`, `body`, `timings`
+ * @treturn[2] nil
+ * @treturn[2] error of kind "timeout", "network", "tls", "too_large", "protocol", "invalid" (the
+ *   request), "nomem" or "nothread"
+ * @raise an error of kind "canceled" or "deadline" when the context is done first: the transfer is
+ *   aborted; bad argument
+ */
+static int http_request(lua_State *L) {
+  weft_state *state = WEFT_STATE(L);
+  luaL_checktype(L, 1, LUA_TTABLE);
+  lua_settop(L, 1);
+  lua_rawgetp(L, 1, &transfer_key);
+  if (!lua_isnil(L, -1))
+    return luaL_error(L, "core.http_request: these options are in use by a call that runs");
+  weft_http_request request = read_request(L);
+  weft_park *park = weft_park_begin(state, L, &request_op, NULL);
+  lua_transfer *self = push_transfer(state, L, &request);
+  if (!self)
+    return 2;
+  int rc = weft_http_start(self->transfer);
+  if (rc != WEFT_OK)
+    return weft_fail(state, L, "nothread", "HTTP request: %s", weft_strerror(rc));
+  lua_pushvalue(L, -1);
+  lua_rawsetp(L, 1, &transfer_key);
+  park->object = self->transfer;
+  if (!weft_http_wait(self->transfer, &park->waiter))
+    return push_end(state, L, take_running(L));
+  self->waiter = &park->waiter;
+  return weft_park_wait(state, L, park, weft_current_context(state, L, 0));
+}
+
+void weft_open_http(weft_state *state, lua_State *L) {
+  static const weft_function methods[] = {{"__gc", transfer_gc, 0}, {NULL, NULL, 0}};
+  static const weft_function functions[] = {{"http_request", http_request, WEFT_BLOCKS},
+                                            {NULL, NULL, 0}};
+  weft_register(L, state, functions);
+  lua_pushlightuserdata(L, NULL); /* JSON's null: the same value in every state */
+  lua_setfield(L, -2, "null");
+  weft_new_class(L, state, class_name, methods);
+  lua_pop(L, 1);
+}
