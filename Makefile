@@ -33,7 +33,7 @@ CORE = platform mem clock buf error parcel waiter block inbox timer io context t
 CORE_SRC = $(wildcard $(CORE:%=src/core/%.c))
 # closure → names → ship → value → scheduler → outcome, and one file a userdata.
 BINDING = module state errors bytecode bytecode_54 bytecode_jit lostwrite vmprobe names ship value \
-          scheduler outcome slab worker objects context pool group time sync http
+          scheduler outcome slab worker objects context pool group time channel sync http
 BINDING_SRC = $(wildcard $(BINDING:%=src/lua/%.c))
 SERVER = model_timer model_json model_http model_record model_config model_fault model_mock \
          model_reply model_conn model_server lua_model_options lua_model_server
@@ -71,7 +71,87 @@ $(BUILD)/weft/testing/server.so: $(SERVER_OBJ) $(CORE_BUILD)/libweft.a
 
 -include $(CORE_OBJ:.o=.d) $(BINDING_OBJ:.o=.d) $(SERVER_OBJ:.o=.d)
 
+# ---- C programs: the core's tests, and the example that embeds it ----
+
+C_TESTS = $(patsubst spec/core/test_%.c,%,$(filter-out spec/core/test_bytecode.c,$(wildcard spec/core/test_*.c)))
+C_BUILD = build/c$(if $(SAN),-$(SAN))
+
+$(C_BUILD)/embed: examples/embed.c $(CORE_BUILD)/libweft.a
+	@mkdir -p $(@D)
+	$(CC) $(BASE_CFLAGS) -Isrc/core $^ -o $@ -lcurl -lm
+
+$(C_BUILD)/test_%: spec/core/test_%.c $(CORE_BUILD)/libweft.a $(wildcard spec/core/*.h)
+	@mkdir -p $(@D)
+	$(CC) $(BASE_CFLAGS) -Isrc/core -Isrc/testing -Ispec/core $< $(CORE_BUILD)/libweft.a -o $@ -lcurl -lssl -lcrypto -lz -lm
+
+# Links the VM, since it tests what is made of its dumps.
+$(C_BUILD)/$(LUA)-test_bytecode: spec/core/test_bytecode.c $(BUILD)/lua/bytecode.o $(BUILD)/lua/bytecode_54.o $(BUILD)/lua/bytecode_jit.o $(BUILD)/lua/lostwrite.o $(CORE_BUILD)/libweft.a
+	@mkdir -p $(@D)
+	$(CC) $(BASE_CFLAGS) -Isrc/core -Isrc/lua -Ispec/core -I$(LUA_INCDIR) $^ -o $@ $(LUA_LIB) -lm -ldl
+
+embed: $(C_BUILD)/embed
+	$<
+
+test-c: $(C_TESTS:%=$(C_BUILD)/test_%) $(C_BUILD)/$(LUA)-test_bytecode $(C_BUILD)/embed
+	@for test in $^; do echo "== $$test"; timeout 300 $(TEST_WRAPPER) $$test > build/test.log 2>&1 || { cat build/test.log; exit 1; }; tail -n 1 build/test.log; done
+
+# ---- the suite in Lua: busted, on one VM, with one way of shipping ----
+
+SPECS ?= $(sort $(wildcard spec/*_spec.lua))
+PRELOAD = $(if $(filter address,$(SAN)),LD_PRELOAD=$(shell $(CC) -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0)$(if $(filter thread,$(SAN)),LD_PRELOAD=$(shell $(CC) -print-file-name=libtsan.so) TSAN_OPTIONS="suppressions=$(CURDIR)/spec/support/tsan.supp exitcode=66 report_signal_unsafe=0")
+RUN_LUA = LUA_PATH="$(CURDIR)/lua/?.lua;$(CURDIR)/lua/?/init.lua;$(CURDIR)/?.lua;;" LUA_CPATH="$(CURDIR)/$(BUILD)/?.so;;"
+
+test-lua: all
+	@for spec in $(SPECS); do echo "== $(LUA) $(WEFT_SHIP) $(SAN) $$spec"; \
+	  env $(RUN_LUA) $(PRELOAD) WEFT_SAN=$(SAN) timeout 600 $(TEST_WRAPPER) /usr/bin/$(LUA_BIN) spec/support/run.lua $$spec > build/test.log 2>&1 \
+	    || { cat build/test.log; echo "FAILED: $$spec"; exit 1; }; \
+	  tail -n 1 build/test.log; done
+
+# ---- what the README names ----
+
+lint:
+	luacheck -q lua spec examples bench scripts
+	lua5.4 scripts/check_docs.lua
+
+# Everything: both VMs, both ways of shipping, the core's C tests, checks of sources and docs.
+test:
+	@sh scripts/deps.sh test
+	@$(MAKE) --no-print-directory -s all
+	@$(MAKE) --no-print-directory -s LUA=luajit all
+	@$(MAKE) --no-print-directory -s lint
+	@$(MAKE) --no-print-directory -s test-c
+	@$(MAKE) --no-print-directory -s LUA=luajit test-c C_TESTS=
+	@$(MAKE) --no-print-directory -s test-lua
+	@WEFT_SHIP=portable $(MAKE) --no-print-directory -s test-lua
+	@$(MAKE) --no-print-directory -s LUA=luajit test-lua
+	@WEFT_SHIP=portable $(MAKE) --no-print-directory -s LUA=luajit test-lua
+	@sh spec/rock_smoke.sh
+	@echo "weft: all tests passed"
+
+# The same suite under the sanitizers.
+asan:
+	@sh scripts/deps.sh test
+	@$(MAKE) --no-print-directory -s SAN=address all test-c test-lua
+	@$(MAKE) --no-print-directory -s SAN=address LUA=luajit all test-lua
+	@echo "weft: AddressSanitizer and UBSan found nothing"
+
+tsan:
+	@sh scripts/deps.sh test
+	@$(MAKE) --no-print-directory -s SAN=thread all test-c test-lua
+	@echo "weft: ThreadSanitizer found nothing"
+
+demo:
+	@sh scripts/deps.sh demo
+	@$(MAKE) --no-print-directory -s all
+	@env $(RUN_LUA) $(LUA_BIN) examples/triage.lua
+
+bench:
+	@sh scripts/deps.sh bench
+	@$(MAKE) --no-print-directory -s all
+	@$(MAKE) --no-print-directory -s LUA=luajit all
+	@sh bench/run.sh
+
 clean:
 	rm -rf build
 
-.PHONY: all clean
+.PHONY: all clean embed test-c test-lua lint test asan tsan demo bench

@@ -30,10 +30,10 @@ typedef struct watch {
 } watch;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t stopped = PTHREAD_COND_INITIALIZER;
 /* guarded by lock */
 static weft_io_job *jobs_head, *jobs_tail;
 static int is_running, is_stopping;
+static pthread_t thread; /* valid while is_running */
 /* written under lock before the thread starts, constant while it runs */
 static int epoll_fd = -1, wake_fd = -1;
 static _Atomic uint32_t process_plus_one; /* in which process the thread runs; 0: in none yet */
@@ -47,13 +47,16 @@ static weft_io_job *hooks;
 
 static void before_fork(void) {
   pthread_mutex_lock(&lock);
+  weft_timers_before_fork();
 }
 
 static void after_fork_in_parent(void) {
+  weft_timers_after_fork();
   pthread_mutex_unlock(&lock);
 }
 
 static void after_fork_in_child(void) {
+  weft_timers_after_fork();
   pthread_mutex_init(&lock, NULL);
   jobs_head = jobs_tail = NULL;
   is_running = is_stopping = 0;
@@ -62,8 +65,8 @@ static void after_fork_in_child(void) {
   if (wake_fd >= 0)
     close(wake_fd);
   epoll_fd = wake_fd = -1;
-  if (watches)
-    memset(watches, 0, sizeof *watches * (size_t)watch_capacity);
+  watches = NULL; /* the parent's thread may have been changing it: it is left alone */
+  watch_capacity = 0;
   hooks = NULL;
   atomic_store(&process_plus_one, 0);
 }
@@ -158,11 +161,6 @@ static void io_main(void *unused) {
     run_jobs(take_jobs(&stop));
     run_hooks();
   }
-  pthread_mutex_lock(&lock);
-  is_running = 0;
-  atomic_store(&process_plus_one, 0);
-  pthread_cond_broadcast(&stopped);
-  pthread_mutex_unlock(&lock);
 }
 
 /* ---- start, wake, post ---- */
@@ -191,7 +189,7 @@ static int start_locked(void) {
   int rc = open_descriptors();
   if (rc)
     return rc;
-  rc = weft_thread_start(io_main, NULL, "weft-io");
+  rc = weft_thread_start_joinable(io_main, NULL, "weft-io", &thread);
   if (rc)
     return rc;
   is_running = 1;
@@ -282,13 +280,12 @@ int weft_io_stop(uint32_t timeout_ms) {
   until.tv_nsec %= 1000000000;
   pthread_mutex_lock(&lock);
   is_stopping = 1;
+  int must_join = is_running;
+  is_running = 0;
   pthread_mutex_unlock(&lock);
+  if (!must_join)
+    return 1;
   weft_io_wake();
-  pthread_mutex_lock(&lock);
-  int rc = 0;
-  while (is_running && rc == 0)
-    rc = pthread_cond_timedwait(&stopped, &lock, &until);
-  int ended = !is_running;
-  pthread_mutex_unlock(&lock);
-  return ended;
+  /* joined, so that what other libraries free as a thread ends is done before they are shut down */
+  return pthread_timedjoin_np(thread, NULL, &until) == 0;
 }

@@ -48,18 +48,17 @@ static int start_injected_failure(void) {
   return left != 0 && atomic_fetch_sub(&thread_fail_countdown, 1) == 1;
 }
 
-static int create_detached(thread_start *start) {
+static int create(thread_start *start, pthread_t *thread, int detach_state) {
   pthread_attr_t attributes;
-  pthread_t thread;
   sigset_t all, before;
   if (start_injected_failure())
     return EAGAIN;
   pthread_attr_init(&attributes);
-  pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+  pthread_attr_setdetachstate(&attributes, detach_state);
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
   atomic_fetch_add(&threads_live, 1);
-  int rc = pthread_create(&thread, &attributes, thread_main, start);
+  int rc = pthread_create(thread, &attributes, thread_main, start);
   if (rc)
     atomic_fetch_sub(&threads_live, 1);
   pthread_sigmask(SIG_SETMASK, &before, NULL);
@@ -67,17 +66,28 @@ static int create_detached(thread_start *start) {
   return rc;
 }
 
-int weft_thread_start(void (*main)(void *), void *arg, const char *name) {
+static int start_thread(void (*main)(void *), void *arg, const char *name, pthread_t *thread,
+                        int detach_state) {
   thread_start *start = weft_calloc(1, sizeof *start);
   if (!start)
     return ENOMEM;
   start->main = main;
   start->arg = arg;
   strncpy(start->name, name, sizeof start->name - 1);
-  int rc = create_detached(start);
+  int rc = create(start, thread, detach_state);
   if (rc)
     weft_free(start);
   return rc;
+}
+
+int weft_thread_start(void (*main)(void *), void *arg, const char *name) {
+  pthread_t thread;
+  return start_thread(main, arg, name, &thread, PTHREAD_CREATE_DETACHED);
+}
+
+int weft_thread_start_joinable(void (*main)(void *), void *arg, const char *name,
+                               pthread_t *thread) {
+  return start_thread(main, arg, name, thread, PTHREAD_CREATE_JOINABLE);
 }
 
 uint32_t weft_threads_live(void) {

@@ -16,6 +16,9 @@
  * `arg` stays the caller's on failure and is the thread's from then on. Returns 0 or an errno
  * value. */
 int weft_thread_start(void (*main)(void *), void *arg, const char *name);
+/* The same, but not detached: somebody joins *thread. */
+int weft_thread_start_joinable(void (*main)(void *), void *arg, const char *name,
+                               pthread_t *thread);
 /* How many threads that weft_thread_start made are alive. */
 uint32_t weft_threads_live(void);
 /* Fault injection for tests: the nth thread start from now fails with EAGAIN; 0 turns it off. */

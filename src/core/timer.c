@@ -169,6 +169,14 @@ void weft_timers_run(uint64_t now_ns) {
   }
 }
 
+void weft_timers_before_fork(void) {
+  pthread_mutex_lock(&lock);
+}
+
+void weft_timers_after_fork(void) {
+  pthread_mutex_unlock(&lock);
+}
+
 static int claim_wait(weft_timer *timer) {
   weft_wait_timer *self = (weft_wait_timer *)timer;
   return weft_wait_claim(self->wait, self->index);

@@ -41,6 +41,10 @@ uint64_t weft_timers_next_ns(void);
 /* Fires what is due at `now_ns`. */
 void weft_timers_run(uint64_t now_ns);
 
+/* Around a fork: the child finds the lock free. */
+void weft_timers_before_fork(void);
+void weft_timers_after_fork(void);
+
 /* ---- a wait that ends at a time ---- */
 
 typedef struct weft_wait_timer {

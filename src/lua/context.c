@@ -68,6 +68,22 @@ static int current(lua_State *L) {
   return 1;
 }
 
+/*** Whether a value is a context.
+ * @function is_context
+ * @param value
+ * @treturn boolean
+ */
+static int is_context(lua_State *L) {
+  luaL_checkany(L, 1);
+  int is_it = lua_type(L, 1) == LUA_TUSERDATA && lua_getmetatable(L, 1);
+  if (is_it) { /* no look inside: a task's first argument would become a context of its own */
+    lua_rawgetp(L, LUA_REGISTRYINDEX, &weft_context_type);
+    is_it = lua_rawequal(L, -1, -2);
+  }
+  lua_pushboolean(L, is_it);
+  return 1;
+}
+
 /*** A child that is done when it is cancelled or its parent is (Go: context.WithCancel).
  * @function context:with_cancel
  * @treturn context cancel it, or leave its `<close>` scope, to free what waits for it
@@ -288,7 +304,10 @@ void weft_open_context(weft_state *state, lua_State *L) {
       {"__close", close_context, 0},     {"__tostring", weft_object_tostring, 0},
       {NULL, NULL, 0}};
   static const weft_function functions[] = {
-      {"background", background, 0}, {"current", current, 0}, {NULL, NULL, 0}};
+      {"background", background, 0},
+      {"current", current, 0},
+      {"is_context", is_context, 0},
+      {NULL, NULL, 0}};
   weft_register(L, state, functions);
   weft_new_class(L, state, "weft.context", methods);
   weft_register_handle_class(L, &weft_context_type);

@@ -755,15 +755,19 @@ static int cancel_group(lua_State *L) {
 
 /*** The error of a task of this group that failed; nil when it did not, or has not ended yet.
  * @function group:error_of
- * @tparam task task
+ * @tparam task|integer task, or its index in the order of go
  * @treturn ?error
  */
 static int error_of(lua_State *L) {
   lua_group *group = check_group(L, "group:error_of");
-  lua_task *task = luaL_checkudata(L, 2, task_class);
+  uint32_t index;
+  if (lua_type(L, 2) == LUA_TNUMBER)
+    index = weft_check_count(L, 2, "group:error_of", "task", 1, WEFT_MAX_COUNT);
+  else
+    index = ((lua_task *)luaL_checkudata(L, 2, task_class))->index;
   drain_group(group, L, 1);
   lua_rawgeti(L, 1, GROUP_ERRORS);
-  lua_rawgeti(L, -1, (int)task->index);
+  lua_rawgeti(L, -1, (int)index);
   return 1;
 }
 

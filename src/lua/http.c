@@ -19,7 +19,8 @@ static const char transfer_key; /* in the options table: the userdata of the run
 
 typedef struct lua_transfer {
   weft_http_transfer *transfer; /* one reference, or NULL */
-  weft_waiter *waiter;          /* where it may be queued; the fiber's, which outlives the userdata */
+  weft_waiter *waiter;          /* that is queued; the fiber's, which outlives the userdata */
+  weft_error *error;            /* why there is no transfer */
 } lua_transfer;
 
 /* ---- the request ---- */
@@ -210,17 +211,16 @@ static void push_answer(lua_State *L, weft_http_transfer *transfer) {
 /* ---- the call ---- */
 
 static void drop(lua_transfer *self) {
-  weft_http_transfer *transfer = self->transfer;
-  weft_waiter *waiter = self->waiter;
-  self->transfer = NULL;
-  self->waiter = NULL;
-  if (!transfer)
+  lua_transfer old = *self;
+  *self = (lua_transfer){NULL, NULL, NULL};
+  weft_error_release(old.error);
+  if (!old.transfer)
     return;
-  if (waiter)
-    weft_http_unwait(transfer, waiter);
-  if (!weft_http_is_finished(transfer))
-    weft_http_abort(transfer);
-  weft_http_transfer_release(transfer);
+  if (old.waiter)
+    weft_http_unwait(old.transfer, old.waiter);
+  if (!weft_http_is_finished(old.transfer))
+    weft_http_abort(old.transfer);
+  weft_http_transfer_release(old.transfer);
 }
 
 static int transfer_gc(lua_State *L) {
@@ -228,20 +228,18 @@ static int transfer_gc(lua_State *L) {
   return 0;
 }
 
-/* Takes the transfer out of the options table: its userdata is left on top of the stack. */
+/* Takes the transfer's userdata, which is left on top of the stack, out of the options table. */
 static lua_transfer *take_running(lua_State *L) {
   lua_rawgetp(L, 1, &transfer_key);
   lua_pushnil(L);
   lua_rawsetp(L, 1, &transfer_key);
-  lua_transfer *self = lua_touserdata(L, -1);
-  self->waiter = NULL;
-  return self;
+  return lua_touserdata(L, -1);
 }
 
 /* Pushes what the call returns. The memory goes at once: the collector does not know how much it is. */
 static int push_end(weft_state *state, lua_State *L, lua_transfer *self) {
   weft_error *error = weft_http_error(self->transfer);
-  int count = error ? 2 : 1;
+  luaL_checkstack(L, 20, "answer");
   if (error) {
     lua_pushnil(L);
     weft_push_core_error(state, L, error);
@@ -249,18 +247,21 @@ static int push_end(weft_state *state, lua_State *L, lua_transfer *self) {
     push_answer(L, self->transfer);
   }
   drop(self);
-  return count;
+  return error ? 2 : 1;
 }
 
 static void leave_request(weft_park *park) {
-  weft_http_unwait(park->object, &park->waiter);
-  weft_http_abort(park->object);
+  lua_transfer *self = park->object;
+  weft_http_unwait(self->transfer, &park->waiter);
+  self->waiter = NULL;
+  weft_http_abort(self->transfer);
 }
 
 static int finish_request(lua_State *L, weft_park *park, int source) {
   weft_state *state = weft_state_of(L);
   lua_transfer *self = take_running(L);
   (void)park;
+  self->waiter = NULL;
   if (source == WEFT_PARK_EVENT)
     return push_end(state, L, self);
   drop(self);
@@ -269,21 +270,18 @@ static int finish_request(lua_State *L, weft_park *park, int source) {
 
 static const weft_park_op request_op = {"weft.http.request", finish_request, NULL, leave_request};
 
-/* Pushes a userdata with a new transfer; on an error also nil and that, and returns NULL. */
+/* Pushes a userdata with a new transfer; or, without one, pushes more and ends with nil and an error. */
 static lua_transfer *push_transfer(weft_state *state, lua_State *L,
                                    const weft_http_request *request) {
-  weft_error *error = NULL;
   lua_transfer *self = weft_new_userdata(L, sizeof *self);
-  *self = (lua_transfer){NULL, NULL};
+  *self = (lua_transfer){NULL, NULL, NULL};
   luaL_getmetatable(L, class_name);
   lua_setmetatable(L, -2);
-  self->transfer = weft_http_transfer_new(request, &error);
+  self->transfer = weft_http_transfer_new(request, &self->error);
   if (self->transfer)
     return self;
-  const char *kind = lua_pushstring(L, weft_error_kind(error)); /* before it can raise */
-  const char *message = lua_pushstring(L, weft_error_message(error));
-  weft_error_release(error);
-  weft_fail(state, L, kind, "%s", message);
+  lua_pushnil(L);
+  weft_push_core_error(state, L, self->error);
   return NULL;
 }
 
@@ -307,16 +305,17 @@ static int http_request(lua_State *L) {
   if (!lua_isnil(L, -1))
     return luaL_error(L, "core.http_request: these options are in use by a call that runs");
   weft_http_request request = read_request(L);
-  weft_park *park = weft_park_begin(state, L, &request_op, NULL);
   lua_transfer *self = push_transfer(state, L, &request);
   if (!self)
     return 2;
-  int rc = weft_http_start(self->transfer);
-  if (rc != WEFT_OK)
-    return weft_fail(state, L, "nothread", "HTTP request: %s", weft_strerror(rc));
+  weft_park *park = weft_park_begin(state, L, &request_op, self);
   lua_pushvalue(L, -1);
   lua_rawsetp(L, 1, &transfer_key);
-  park->object = self->transfer;
+  int rc = weft_http_start(self->transfer);
+  if (rc != WEFT_OK) {
+    drop(take_running(L));
+    return weft_fail(state, L, "nothread", "HTTP request: %s", weft_strerror(rc));
+  }
   if (!weft_http_wait(self->transfer, &park->waiter))
     return push_end(state, L, take_running(L));
   self->waiter = &park->waiter;

@@ -145,6 +145,9 @@ WEFT_MODULE_API int luaopen_weft_core(lua_State *L) {
   weft_open_pool(state, L);
   weft_open_group(state, L);
   weft_open_time(state, L);
+  weft_open_channel(state, L);
+  weft_open_sync(state, L);
+  weft_open_http(state, L);
   lua_newtable(L); /* methods of classes that lua/weft extends */
   expose_methods(L, "weft.context");
   lua_setfield(L, -2, "methods");

@@ -168,3 +168,14 @@ void weft_names_push(weft_state *state, lua_State *L, const char *name, size_t s
   lua_replace(L, -3);
   lua_pop(L, 1);
 }
+
+static int protected_require(lua_State *L) {
+  require_module(L, luaL_checkstring(L, 1));
+  return 0;
+}
+
+int weft_names_require(lua_State *L, const char *name) {
+  lua_pushcfunction(L, protected_require);
+  lua_pushstring(L, name);
+  return lua_pcall(L, 1, 0, 0) == 0;
+}

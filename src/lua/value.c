@@ -681,22 +681,46 @@ static void get_table(decoder *d, int is_guarded) {
   keep_object(d, d->count++);
 }
 
-static void get_metatable(decoder *d) {
+/* Pushes the metatable that is registered under the name, or nil. */
+static void push_registered(decoder *d, const char *name, size_t size) {
+  lua_rawgeti(d->L, LUA_REGISTRYINDEX, d->state->metatables);
+  lua_pushlstring(d->L, name, size);
+  lua_rawget(d->L, -2);
+  lua_replace(d->L, -2);
+}
+
+/* A metatable may have the name of the module that registers it: that is loaded here on first use. */
+static void push_metatable(decoder *d, const char *name, size_t size) {
   lua_State *L = d->L;
+  push_registered(d, name, size);
+  if (!lua_isnil(L, -1))
+    return;
+  luaL_checkstack(L, 16, "metatable");
+  lua_pushlstring(L, name, size);
+  const char *module = lua_tostring(L, -1);
+  int is_loaded = weft_names_require(L, module);
+  push_registered(d, name, size);
+  if (!lua_isnil(L, -1))
+    return;
+  const char *why = is_loaded ? "the module of that name does not do it" : lua_tostring(L, -2);
+  if (!why)
+    why = "it raised an error";
+  size_t line = strcspn(why, "\n");
+  luaL_error(L,
+             "the metatable '%s' is not registered in this Lua state; call weft.register in a module "
+             "that the task (or the pool's init) requires, or in one of that name (%s)",
+             module, (lua_pushlstring(L, why, line), lua_tostring(L, -1)));
+}
+
+static void get_metatable(decoder *d) {
   size_t size = get_varint(d);
   const char *name = (const char *)d->at;
   d->at += size;
   get_value(d);
-  lua_rawgeti(L, LUA_REGISTRYINDEX, d->state->metatables);
-  lua_pushlstring(L, name, size);
-  lua_rawget(L, -2);
-  if (lua_isnil(L, -1))
-    luaL_error(L,
-               "the metatable '%s' is not registered in this Lua state; call weft.register in a "
-               "module that the task (or the pool's init) requires",
-               (lua_pushlstring(L, name, size), lua_tostring(L, -1)));
-  lua_setmetatable(L, -3);
-  lua_pop(L, 1);
+  int top = lua_gettop(d->L);
+  push_metatable(d, name, size);
+  lua_setmetatable(d->L, top);
+  lua_settop(d->L, top);
 }
 
 static void note_fixup(decoder *d, uint32_t function, uint32_t index) {

@@ -1,0 +1,144 @@
+--- Several closures at once: all of them, the first that succeeds, one after another.
+-- @module weft.parallel
+local core = require "weft.core"
+local check = require "weft.check"
+local scope = require("weft.scope").scope
+
+local M = {}
+
+local group_options = { limit = true, pool = true, collect = true }
+
+local function shift_context(what, ctx, list, opts)
+  if ctx ~= nil and not core.is_context(ctx) and type(ctx) == "table" and opts == nil then
+    ctx, list, opts = nil, ctx, list
+  end
+  return check.context(what, ctx), list, opts
+end
+
+local function sorted_keys(fns)
+  local keys = {}
+  for key in pairs(fns) do
+    keys[#keys + 1] = key
+  end
+  table.sort(keys, function(a, b)
+    if type(a) == type(b) and (type(a) == "number" or type(a) == "string") then
+      return a < b
+    end
+    return type(a) < type(b)
+  end)
+  return keys
+end
+
+--- Runs every function of a table in parallel: the way to ask several models about one thing.
+-- @tparam[opt] context ctx
+-- @tparam table fns functions by any key; each is called with its context
+-- @tparam[opt] table opts `limit`, `pool`, `collect` as for weft.group
+-- @treturn[1] table results under the same keys
+-- @treturn[2] nil (with `collect`: the results that there are)
+-- @treturn[2] error the first failure, with the key as `task`; with `collect` all of them, joined
+-- @raise bad argument
+function M.all(ctx, fns, opts)
+  ctx, fns, opts = shift_context("weft.all", ctx, fns, opts)
+  check.table("weft.all", "fns", fns)
+  opts = check.options("weft.all", opts, group_options)
+  local keys = sorted_keys(fns)
+  for _, key in ipairs(keys) do
+    check.fn("weft.all", "fns[" .. tostring(key) .. "]", fns[key])
+  end
+  local results, err = scope(ctx, opts, function(group)
+    for _, key in ipairs(keys) do
+      if not group:go(tostring(key), fns[key]) then
+        break -- cancelled: wait tells why
+      end
+    end
+  end)
+  local by_key = nil
+  if results then
+    by_key = {}
+    for i, key in ipairs(keys) do
+      by_key[key] = results[i]
+    end
+  end
+  return by_key, err
+end
+
+--- The first success of several functions; the others are cancelled.
+-- @tparam[opt] context ctx
+-- @tparam table fns a list of functions, each called with its context
+-- @tparam[opt] table opts `limit`, `pool` as for weft.group
+-- @return[1] what the first successful function returned
+-- @treturn[2] nil
+-- @treturn[2] error all failures, joined
+-- @raise bad argument
+function M.any(ctx, fns, opts)
+  ctx, fns, opts = shift_context("weft.any", ctx, fns, opts)
+  check.table("weft.any", "fns", fns)
+  opts = check.options("weft.any", opts, { limit = true, pool = true })
+  if #fns == 0 then
+    check.fail("weft.any", "fns", "a list of at least one function", #fns)
+  end
+  for i, fn in ipairs(fns) do
+    check.fn("weft.any", "fns[" .. i .. "]", fn)
+  end
+  local won, value
+  local _, err = scope(ctx, { collect = true, limit = opts.limit, pool = opts.pool }, function(group)
+    for _, fn in ipairs(fns) do
+      if not group:go(fn) then
+        break
+      end
+    end
+    for _, result, failure in group:completed() do
+      if not failure then
+        won, value = true, result
+        group:cancel("another function was first")
+        break
+      end
+    end
+  end)
+  if won then
+    return value
+  end
+  return nil, err
+end
+
+local function stage_of(stage, i)
+  if type(stage) == "function" then
+    return tostring(i), stage
+  end
+  return stage.name or tostring(i), stage.fn or stage[2] or stage[1]
+end
+
+--- Runs functions one after another in the calling state, each on the result of the one before.
+-- @tparam[opt] context ctx
+-- @param input the first one's argument
+-- @tparam table stages a list of functions, or of { name = , fn = }; called as fn(value, ctx)
+-- @return[1] the last result
+-- @treturn[2] nil
+-- @treturn[2] error with `stage` (its name) and `index`: "stage 2 (enrich) failed: …"
+-- @raise bad argument; the context's error once that is done
+function M.chain(ctx, input, stages)
+  ctx = check.context("weft.chain", ctx) or core.current()
+  check.table("weft.chain", "stages", stages)
+  local value = input
+  for i, stage in ipairs(stages) do
+    local name, fn = stage_of(stage, i)
+    check.fn("weft.chain", "stages[" .. i .. "]", fn)
+    ctx:check()
+    local ok, result, err = pcall(fn, value, ctx)
+    if not ok or (result == nil and err ~= nil) then
+      local cause = not ok and result or err
+      return nil,
+        core.new_error {
+          kind = type(cause) == "table" and core.is_error(cause) and cause.kind or "error",
+          message = ("stage %d (%s) failed: %s"):format(i, name, tostring(cause)),
+          cause = cause,
+          stage_index = i,
+          stage_name = name,
+        }
+    end
+    value = result
+  end
+  return value
+end
+
+return M

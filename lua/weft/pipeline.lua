@@ -1,0 +1,155 @@
+--- Pipelines: every item passes a row of stages, each with its own bound.
+-- @module weft.pipeline
+local core = require "weft.core"
+local check = require "weft.check"
+
+local M = {}
+
+local DEFAULT_LIMIT = 256
+
+local stage_metatable = { __name = "weft.stage" }
+core.register("weft.stage", stage_metatable)
+
+--- Declares a stage.
+-- @tparam string name shown in errors
+-- @tparam function fn called as fn(value, ctx, index) on a pool's thread; returns the next value, or nil
+--   and an error
+-- @tparam[opt] table opts `limit` (or `workers`): how many items may be in this stage at once
+-- @treturn stage
+-- @raise bad argument
+function M.stage(name, fn, opts)
+  if type(name) ~= "string" then
+    check.fail("weft.stage", "name", "a string", name)
+  end
+  check.fn("weft.stage", "fn", fn)
+  opts = check.options("weft.stage", opts, { limit = true, workers = true })
+  check.count("weft.stage", "limit", opts.limit, 1)
+  check.count("weft.stage", "workers", opts.workers, 1)
+  local limit = opts.limit or opts.workers
+  return setmetatable({ name = name, fn = fn, limit = limit }, stage_metatable)
+end
+
+local function stage_error(stage, index, err)
+  return core.new_error {
+    kind = core.is_error(err) and err.kind or "error",
+    message = tostring(core.is_error(err) and err.message or err),
+    cause = err,
+    stage = stage.name,
+    index = index,
+    status = core.is_error(err) and err.status or nil,
+  }
+end
+
+--- Passes one item through the stages, on a worker. Internal.
+function M.run_item(ctx, stages, gates, value, index)
+  for i = 1, #stages do
+    local stage, gate = stages[i], gates[i]
+    if gate then
+      gate:acquire()
+    end
+    local ok, result, err = pcall(stage.fn, value, ctx, index)
+    if gate then
+      gate:release()
+    end
+    if not ok then
+      return nil, stage_error(stage, index, result)
+    elseif result == nil and err ~= nil then
+      return nil, stage_error(stage, index, err)
+    end
+    value = result
+  end
+  return value
+end
+
+local pipeline = {}
+pipeline.__index = pipeline
+
+--- Makes a pipeline of stages. It can be run any number of times.
+-- @tparam table stages a list of weft.stage
+-- @treturn pipeline
+-- @raise bad argument
+function M.pipeline(stages)
+  check.table("weft.pipeline", "stages", stages)
+  if #stages == 0 then
+    check.fail("weft.pipeline", "stages", "a list of at least one stage", #stages)
+  end
+  for i, stage in ipairs(stages) do
+    if getmetatable(stage) ~= stage_metatable then
+      check.fail("weft.pipeline", "stages[" .. i .. "]", "a weft.stage", stage)
+    end
+  end
+  return setmetatable({ stages = stages }, pipeline)
+end
+
+--- Bounds shared by all items of one run; false where a stage has none.
+local function make_gates(stages)
+  local gates = {}
+  for i, stage in ipairs(stages) do
+    gates[i] = stage.limit and core.semaphore(stage.limit) or false
+  end
+  return gates
+end
+
+--- Iterates over results as they complete: `for index, value, err in p:stream(ctx, items) do`.
+-- @function pipeline:stream
+-- @tparam[opt] context ctx
+-- @tparam table|function items a list, or an iterator called until it returns nil
+-- @tparam[opt] table opts `limit`: items in the pipeline at once (default 256), `pool`
+-- @treturn function an iterator; err has `stage`, `index` and `cause`
+-- @raise bad argument
+function pipeline:stream(ctx, items, opts)
+  check.context("pipeline:stream", ctx)
+  opts = check.options("pipeline:stream", opts, { limit = true, pool = true })
+  local stages, gates = self.stages, make_gates(self.stages)
+  local run_item = M.run_item
+  return require("weft.map").stream(ctx, items, function(item, item_ctx, index)
+    return run_item(item_ctx, stages, gates, item, index)
+  end, { limit = opts.limit or DEFAULT_LIMIT, pool = opts.pool })
+end
+
+--- Runs all items through the stages.
+-- @function pipeline:run
+-- @tparam[opt] context ctx
+-- @tparam table|function items as for pipeline:stream
+-- @tparam[opt] table opts `limit`, `pool`, `collect`: a failed item does not end the run
+-- @treturn[1] table results in the order of the items, with `n`
+-- @treturn[2] nil; with `collect` the results
+-- @treturn[2] error the first failure; with `collect` all of them, joined, in the order of the items
+-- @raise bad argument; the context's error once that is done
+function pipeline:run(ctx, items, opts)
+  check.context("pipeline:run", ctx)
+  opts = check.options("pipeline:run", opts, { limit = true, pool = true, collect = true })
+  local run_ctx = (ctx or core.current()):with_cancel()
+  local results, errors, n, first = {}, {}, 0, nil
+  for index, value, err in self:stream(run_ctx, items, { limit = opts.limit, pool = opts.pool }) do
+    n = math.max(n, index)
+    results[index] = value
+    if err then
+      errors[#errors + 1] = err
+      if not opts.collect and not first then
+        first = err
+        run_ctx:cancel(err) -- the loop goes on until every task has ended
+      end
+    end
+  end
+  run_ctx:cancel();
+  (ctx or core.current()):check()
+  results.n = n
+  if first then
+    return nil, first
+  end
+  if #errors == 0 then
+    return results
+  end
+  table.sort(errors, function(a, b)
+    return (a.index or 0) < (b.index or 0)
+  end)
+  return results,
+    core.new_error {
+      kind = "joined",
+      message = ("%d of %d items failed; the first: %s"):format(#errors, n, tostring(errors[1])),
+      errors = errors,
+    }
+end
+
+return M

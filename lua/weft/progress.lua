@@ -1,0 +1,72 @@
+--- A progress line for scripts: one line that is rewritten on a terminal, a few lines in a log.
+-- @module weft.progress
+local core = require "weft.core"
+local check = require "weft.check"
+
+local progress = {}
+progress.__index = progress
+
+local M = {}
+
+--- Makes a progress line.
+-- @tparam table options `total` (a count; unknown when nil), `label`, `stream` (default io.stderr),
+--   `interval` (seconds between two lines; default 0.1 on a terminal, 5 elsewhere)
+-- @treturn progress
+-- @raise bad argument or unknown option
+function M.new(options)
+  options = check.options("weft.progress.new", options, { total = true, label = true, stream = true, interval = true })
+  check.count("weft.progress.new", "total", options.total, 0)
+  local stream = options.stream or io.stderr
+  local is_terminal = stream == io.stderr and (os.execute("test -t 2") == true or os.execute("test -t 2") == 0)
+  return setmetatable({
+    total = options.total,
+    label = options.label or "progress",
+    stream = stream,
+    is_terminal = is_terminal,
+    interval = options.interval or (is_terminal and 0.1 or 5),
+    done_count = 0,
+    failed_count = 0,
+    started = core.now(),
+    shown = core.now(),
+  }, progress)
+end
+
+function progress:line()
+  local elapsed = core.now() - self.started
+  local parts = {
+    self.label .. ":",
+    self.total and ("%d/%d"):format(self.done_count, self.total) or tostring(self.done_count),
+    ("%.1f/s"):format(elapsed > 0 and self.done_count / elapsed or 0),
+  }
+  if self.failed_count > 0 then
+    parts[#parts + 1] = self.failed_count .. " failed"
+  end
+  if self.total and self.done_count > 0 and self.done_count < self.total then
+    parts[#parts + 1] = ("%.0f s left"):format(elapsed / self.done_count * (self.total - self.done_count))
+  end
+  return table.concat(parts, "  ")
+end
+
+--- Counts an item, and rewrites the line when it is time.
+-- @function progress:tick
+-- @param[opt] failed true when the item failed
+function progress:tick(failed)
+  self.done_count = self.done_count + 1
+  if failed then
+    self.failed_count = self.failed_count + 1
+  end
+  if core.now() - self.shown >= self.interval then
+    self.shown = core.now()
+    self.stream:write(self.is_terminal and "\r\27[K" or "", self:line(), self.is_terminal and "" or "\n")
+    self.stream:flush()
+  end
+end
+
+--- Ends the line.
+-- @function progress:finish
+function progress:finish()
+  self.stream:write(self.is_terminal and "\r\27[K" or "", self:line(), "\n")
+  self.stream:flush()
+end
+
+return M
