@@ -27,7 +27,7 @@ BASE_CFLAGS = -std=gnu11 -D_GNU_SOURCE $(OPT) -g -fPIC -fvisibility=hidden -pthr
 LINK = $(CC) $(if $(LIBFLAG),$(LIBFLAG),-shared) -pthread $(SAN_FLAGS) -Wl,-z,nodelete -Wl,-z,relro
 
 # In the order of the data's way: what carries it, what waits, who runs it, what it waits for.
-CORE = platform mem clock buf error parcel waiter block inbox timer io context task group \
+CORE = platform mem clock buf error parcel waiter block inbox timer io context signals task group \
        pool monitor channel semaphore waitgroup http_settings http_request http_response http_error \
        http_socket http_shard http_turn http stats
 CORE_SRC = $(wildcard $(CORE:%=src/core/%.c))

@@ -19,6 +19,10 @@ for name, value in pairs(core) do
   end
 end
 
+core.methods.context.after = function(ctx, fn)
+  return require("weft.after").after(ctx, fn)
+end
+
 --- Modules that add functions to weft, or are fields of it, loaded on first use.
 local functions = {
   scope = "weft.scope",

@@ -8,7 +8,11 @@
 #include "clock.h"
 #include "errors.h"
 #include "objects.h"
+#include "signals.h"
 #include "state.h"
+
+#include <signal.h>
+#include <string.h>
 
 static const char task_context_key;
 
@@ -287,6 +291,39 @@ static int wait_done(lua_State *L) {
   return weft_park_wait(state, L, park, weft_current_context(state, L, 0));
 }
 
+static int signal_number(lua_State *L, int index) {
+  static const struct {
+    const char *name;
+    int number;
+  } known[] = {{"INT", SIGINT},   {"TERM", SIGTERM}, {"HUP", SIGHUP},
+               {"QUIT", SIGQUIT}, {"USR1", SIGUSR1}, {"USR2", SIGUSR2}};
+  const char *name = lua_type(L, index) == LUA_TSTRING ? lua_tostring(L, index) : "";
+  for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+    if (strcmp(known[i].name, name) == 0)
+      return known[i].number;
+  return weft_bad_argument(L, "weft.signal_context", "signal",
+                           "one of INT, TERM, HUP, QUIT, USR1, USR2", index);
+}
+
+/*** A context that a signal cancels (Go: signal.NotifyContext). A second signal ends the process.
+ * @function signal_context
+ * @tparam string ... names: "INT" (Ctrl-C), "TERM", "HUP", "QUIT", "USR1", "USR2"
+ * @treturn context a child of the current one; its cause has kind "signal"
+ * @raise bad argument
+ */
+static int signal_context(lua_State *L) {
+  int numbers[8], count = lua_gettop(L);
+  if (count == 0 || count > 8)
+    weft_bad_argument(L, "weft.signal_context", "signal", "one to eight names such as INT", 1);
+  for (int i = 1; i <= count; i++)
+    numbers[i - 1] = signal_number(L, i);
+  weft_context *parent = weft_current_context(WEFT_STATE(L), L, 1);
+  weft_context *context = weft_signal_context(parent, numbers, count);
+  if (!context)
+    return luaL_error(L, "weft.signal_context: not enough memory, file descriptors or threads");
+  return push_context(L, context);
+}
+
 void weft_push_task_context(weft_state *state, lua_State *L) {
   (void)state;
   lua_rawgetp(L, LUA_REGISTRYINDEX, &task_context_key);
@@ -305,7 +342,7 @@ void weft_open_context(weft_state *state, lua_State *L) {
       {NULL, NULL, 0}};
   static const weft_function functions[] = {
       {"background", background, 0},
-      {"current", current, 0},
+      {"current", current, 0}, {"signal_context", signal_context, 0},
       {"is_context", is_context, 0},
       {NULL, NULL, 0}};
   weft_register(L, state, functions);

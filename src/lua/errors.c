@@ -181,15 +181,23 @@ void weft_normalize_error(weft_state *state, lua_State *L) {
   lua_settop(L, value);
 }
 
-void weft_add_position(lua_State *L, int level) {
+/* Pushes "file:line" of the function at `level`, or above when that is a shim of ours. */
+static int push_position(lua_State *L, int level) {
   lua_Debug info;
-  if (!lua_getstack(L, level, &info))
-    return;
-  lua_getinfo(L, "Sl", &info);
+  do {
+    if (!lua_getstack(L, level++, &info))
+      return 0;
+    lua_getinfo(L, "Sl", &info);
+  } while (strcmp(info.source, WEFT_SHIM_CHUNK) == 0);
   if (info.currentline <= 0)
-    return;
+    return 0;
   lua_pushfstring(L, "%s:%d", info.short_src, info.currentline);
-  lua_setfield(L, -2, "where");
+  return 1;
+}
+
+void weft_add_position(lua_State *L, int level) {
+  if (push_position(L, level))
+    lua_setfield(L, -2, "where");
 }
 
 static void copy_field(lua_State *L, int table, const char *field, char *out, size_t size,
@@ -254,11 +262,15 @@ int weft_bad_argument(lua_State *L, const char *what, const char *name, const ch
   const char *got = luaL_typename(L, index);
   if (lua_type(L, index) == LUA_TNUMBER || lua_type(L, index) == LUA_TSTRING) {
     char number[32];
-    snprintf(number, sizeof number, "%.14g", lua_tonumber(L, index));
+    double value = lua_tonumber(L, index);
+    snprintf(number, sizeof number, "%.14g", isnan(value) ? (double)NAN : value); /* not "-nan" */
     got = lua_type(L, index) == LUA_TNUMBER ? lua_pushstring(L, number), lua_tostring(L, -1)
                                             : lua_pushfstring(L, "'%s'", lua_tostring(L, index));
   }
-  return luaL_error(L, "bad argument '%s' to %s: expected %s, got %s", name, what, expected, got);
+  const char *where = push_position(L, 1) ? lua_tostring(L, -1) : NULL;
+  lua_pushfstring(L, "%s%sbad argument '%s' to %s: expected %s, got %s", where ? where : "",
+                  where ? ": " : "", name, what, expected, got);
+  return lua_error(L);
 }
 
 double weft_check_number(lua_State *L, int index, const char *what, const char *name, double least,

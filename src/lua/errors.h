@@ -24,6 +24,8 @@ weft_error *weft_to_core_error(struct weft_state *state, lua_State *L, int index
 int weft_is_error(struct weft_state *state, lua_State *L, int index);
 /* Turns the value on top of the stack into an error table, in its place: strings become messages. */
 void weft_normalize_error(struct weft_state *state, lua_State *L);
+/* The chunk name of Lua code that wraps C functions: errors name the position of its caller. */
+#define WEFT_SHIM_CHUNK "=weft"
 /* Sets `where` of the error on top of the stack to the position of the caller at `level`. */
 void weft_add_position(lua_State *L, int level);
 

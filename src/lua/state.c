@@ -137,7 +137,8 @@ static const char variadic_shim[] = "local f, finish, again = ...\n"
                                     "return call";
 
 static void wrap_in_shim(lua_State *L, weft_state *state, int may_block) {
-  if (luaL_loadstring(L, may_block == WEFT_BLOCKS_VARIADIC ? variadic_shim : fixed_shim) != 0)
+  const char *shim = may_block == WEFT_BLOCKS_VARIADIC ? variadic_shim : fixed_shim;
+  if (luaL_loadbuffer(L, shim, strlen(shim), WEFT_SHIM_CHUNK) != 0)
     lua_error(L);
   lua_insert(L, -2);
   lua_pushlightuserdata(L, state);

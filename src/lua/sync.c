@@ -37,7 +37,7 @@ static int new_semaphore(lua_State *L) {
 static int push_acquired(lua_State *L, weft_semaphore *semaphore, uint32_t weight, int rc) {
   if (rc == WEFT_TOO_LARGE)
     return weft_fail(WEFT_STATE(L), L, "too_large",
-                     "%u asked of a semaphore of size %u: it can never be had", weight,
+                     "semaphore:acquire: %u is more than the semaphore's size of %u", weight,
                      weft_semaphore_size(semaphore));
   lua_pushboolean(L, rc == WEFT_OK);
   return 1;
@@ -162,7 +162,7 @@ static const char with_source[] =
 /* Lua, since fn may yield; here, since every state that a semaphore is sent to must have it. */
 static void add_with(lua_State *L) {
   lua_getfield(L, -1, "__index");
-  if (luaL_loadbuffer(L, with_source, sizeof with_source - 1, "=semaphore:with") != 0)
+  if (luaL_loadbuffer(L, with_source, sizeof with_source - 1, WEFT_SHIM_CHUNK) != 0)
     lua_error(L);
   lua_getfield(L, -2, "acquire");
   lua_getfield(L, -3, "release");

@@ -1,0 +1,46 @@
+--- Functions that run when a context is done.
+-- @module weft.after
+local core = require "weft.core"
+local check = require "weft.check"
+
+local M = {}
+
+local pending = {} -- group -> true: what waits is kept until it has run or was stopped
+
+local function drop_finished()
+  for group in pairs(pending) do
+    if group:stats().running == 0 then
+      pending[group] = nil
+      group:close()
+    end
+  end
+end
+
+--- Runs fn in a task of its own once the context is done (Go: context.AfterFunc).
+-- @function context:after
+-- @tparam context ctx
+-- @tparam function fn called without arguments, at most once, on a thread of the default pool; what it
+--   captures is copied now
+-- @treturn function stop(): true when it kept fn from running
+-- @raise bad argument; what cannot be sent
+function M.after(ctx, fn)
+  check.fn("context:after", "fn", fn)
+  drop_finished()
+  local started = core.channel(1)
+  local group = core.group(core.background())
+  group:go(function()
+    ctx:wait()
+    if started:try_send(true) then
+      fn()
+    end
+  end)
+  pending[group] = true
+  return function()
+    local stopped = started:try_send(true) -- whoever fills the channel first has decided
+    pending[group] = nil
+    group:close()
+    return stopped
+  end
+end
+
+return M

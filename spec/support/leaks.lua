@@ -1,0 +1,138 @@
+--- Fails a test that leaves something of weft's alive. In a spec file:
+--
+--     local leaks = require "spec.support.leaks"
+--     before_each(leaks.before)
+--     after_each(leaks.after)
+--
+-- or around one function: `leaks.check(fn)`.
+--
+-- What is compared: the process's groups, contexts, errors, pools, channels, semaphores, waitgroups,
+-- timers, transfers and threads, and this state's tasks and parked callers. None may have grown.
+--
+-- Not compared: the code of shipped closures, a cache by design; the default pool with its threads,
+-- which live as long as the process; the I/O thread, which is started here. The Lua states of the
+-- default pool hold handles that they were sent until they collect garbage, so each of them is made
+-- to. Pools of a test's own must be closed by it, or collected: their states go with their threads.
+--
+-- What ends by itself in the background (a thread of a closed pool, a task of a dropped group) has
+-- some rounds of collecting everywhere to do so. Nothing sleeps and nothing is timed, but for a limit
+-- after which what is still alive is a leak.
+local core = require "weft.core"
+
+local leaks = {}
+
+local COUNTED = {
+  "groups", "contexts", "errors", "pools", "channels", "semaphores", "waitgroups", "timers",
+  "transfers", "tasks", "parked", "threads",
+}
+local LIMIT = tonumber(os.getenv("WEFT_SAN") and 60 or 20) -- seconds
+local ROUNDS = 200
+
+local round = 0
+
+-- In a worker. Whoever has a turn already keeps its thread busy for a moment, so that others get one.
+local function collect(_, number, keep_busy)
+  local is_new = _G.collected_for ~= number
+  if is_new then
+    collectgarbage()
+    collectgarbage()
+    _G.collected_for = number
+  end
+  for _ = 1, keep_busy do
+    math.random()
+  end
+  return is_new
+end
+
+local function fresh_ones(results)
+  local count = 0
+  for i = 1, results.n do
+    count = count + (results[i] and 1 or 0)
+  end
+  return count
+end
+
+-- Runs two full collections in each state of the default pool.
+local function collect_on_workers()
+  local pool = core.default_pool()
+  local threads, seen = pool:stats().threads, 0
+  round = round + 1
+  for turn = 1, ROUNDS do
+    local group = core.group({ pool = pool })
+    for _ = 1, threads do
+      group:go(collect, round, turn * 1000)
+    end
+    seen = seen + fresh_ones(assert(group:wait()))
+    group:close()
+    if seen >= pool:stats().threads then
+      return
+    end
+  end
+end
+
+local function collect_here()
+  collectgarbage()
+  collectgarbage()
+end
+
+local function count()
+  local counts = core.stats()
+  counts.threads = counts.threads - core.default_pool():stats().threads
+  return counts
+end
+
+local function grown(before)
+  local now, names = count(), {}
+  for _, name in ipairs(COUNTED) do
+    if now[name] > before[name] then
+      names[#names + 1] = ("%s: %d, were %d"):format(name, now[name], before[name])
+    end
+  end
+  return #names > 0 and table.concat(names, "; ") or nil
+end
+
+--- What is alive now.
+-- @treturn table counts by name
+function leaks.snapshot()
+  collect_here()
+  return count()
+end
+
+--- Raises unless all that was made after the snapshot is gone, or goes soon.
+-- @tparam table before
+function leaks.verify(before)
+  collect_here()
+  local deadline = core.now() + LIMIT
+  while grown(before) do
+    if core.now() > deadline then
+      error("leaked: " .. grown(before), 2)
+    end
+    collect_on_workers()
+    collect_here()
+  end
+end
+
+--- Calls a function and raises if something that it made is still alive.
+-- @tparam function fn
+function leaks.check(fn)
+  local before = leaks.snapshot()
+  fn()
+  leaks.verify(before)
+end
+
+local at_start
+
+function leaks.before()
+  at_start = leaks.snapshot()
+end
+
+function leaks.after()
+  local before = at_start
+  at_start = nil
+  leaks.verify(before)
+end
+
+core.background():with_timeout(1000):cancel() -- starts the I/O thread
+collect_on_workers()
+
+return leaks

@@ -1,0 +1,153 @@
+/* signals.c: from a signal's handler, through a pipe, to the I/O thread, which cancels contexts.
+ *
+ * Owns the pipe and the list of contexts that wait for signals. The handler runs on any thread and does
+ * nothing but write a byte; the I/O thread reads; any thread adds. Invariant: a handler is installed for
+ * a signal before its first context is returned.
+ *
+ * Lock order: `lock` is a leaf; contexts are cancelled after unlocking.
+ */
+#include "signals.h"
+
+#include "context.h"
+#include "io.h"
+#include "mem.h"
+#include "platform.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+enum { LARGEST_SIGNAL = 64 };
+
+typedef struct subscription {
+  struct subscription *next;
+  weft_context *context; /* retained */
+  uint64_t signals;      /* a bit a signal */
+} subscription;
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static subscription *subscriptions; /* guarded by lock */
+static uint64_t installed;          /* guarded by lock */
+static uint32_t process_plus_one;   /* whose pipe it is; guarded by lock */
+static int pipe_out = -1;           /* guarded by lock; read by the I/O thread after the job was posted */
+static _Atomic int pipe_in = -1;    /* the handler's */
+static _Atomic uint64_t arrived;    /* signals that came once already */
+
+static void on_signal(int number) {
+  int saved_errno = errno;
+  uint64_t bit = (uint64_t)1 << (number - 1);
+  if (atomic_fetch_or(&arrived, bit) & bit) {
+    signal(number, SIG_DFL);
+    raise(number);
+  } else {
+    char byte = (char)number;
+    if (write(atomic_load(&pipe_in), &byte, 1) < 0)
+      atomic_fetch_and(&arrived, ~bit); /* nobody hears of it: the next one counts as the first */
+  }
+  errno = saved_errno;
+}
+
+/* Takes the contexts that wait for a signal out of the list. */
+static subscription *take_subscriptions(int number) {
+  subscription *taken = NULL, **link = &subscriptions;
+  pthread_mutex_lock(&lock);
+  while (*link) {
+    subscription *entry = *link;
+    if (entry->signals >> (number - 1) & 1) {
+      *link = entry->next;
+      entry->next = taken;
+      taken = entry;
+    } else {
+      link = &entry->next;
+    }
+  }
+  pthread_mutex_unlock(&lock);
+  return taken;
+}
+
+static void deliver(int number) {
+  weft_error *cause = weft_error_newf("signal", "signal %d (%s)", number, strsignal(number));
+  subscription *entry = take_subscriptions(number);
+  while (entry) {
+    subscription *next = entry->next;
+    weft_context_cancel(entry->context, cause);
+    weft_context_release(entry->context);
+    weft_free(entry);
+    entry = next;
+  }
+  weft_error_release(cause);
+}
+
+static void on_readable(int fd, uint32_t events, void *arg) {
+  char numbers[32];
+  (void)events;
+  (void)arg;
+  ssize_t count = read(fd, numbers, sizeof numbers);
+  for (ssize_t i = 0; i < count; i++)
+    deliver(numbers[i]);
+}
+
+static void start_watching(weft_io_job *job) {
+  weft_io_watch(pipe_out, EPOLLIN, on_readable, NULL);
+  weft_free(job);
+}
+
+/* Makes the pipe and has the I/O thread read it, once a process. Called under lock. */
+static int open_pipe(void) {
+  int ends[2];
+  if (process_plus_one == weft_process_generation() + 1)
+    return 0;
+  weft_io_job *watch = weft_calloc(1, sizeof *watch);
+  if (!watch || weft_io_start() != 0 || pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0) {
+    weft_free(watch);
+    return -1;
+  }
+  pipe_out = ends[0];
+  atomic_store(&pipe_in, ends[1]);
+  process_plus_one = weft_process_generation() + 1;
+  watch->run = start_watching;
+  weft_io_post(watch);
+  return 0;
+}
+
+static void install(uint64_t signals) {
+  struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+  sigemptyset(&action.sa_mask);
+  for (int number = 1; number <= LARGEST_SIGNAL; number++)
+    if ((signals & ~installed) >> (number - 1) & 1)
+      sigaction(number, &action, NULL);
+  installed |= signals;
+}
+
+static int subscribe(weft_context *context, uint64_t signals) {
+  subscription *entry = weft_malloc(sizeof *entry);
+  if (!entry)
+    return -1;
+  pthread_mutex_lock(&lock);
+  int rc = open_pipe();
+  if (rc == 0) {
+    *entry = (subscription){subscriptions, weft_context_retain(context), signals};
+    subscriptions = entry;
+    atomic_fetch_and(&arrived, ~signals);
+    install(signals);
+  }
+  pthread_mutex_unlock(&lock);
+  if (rc != 0)
+    weft_free(entry);
+  return rc;
+}
+
+weft_context *weft_signal_context(weft_context *parent, const int *signals, int count) {
+  uint64_t bits = 0;
+  for (int i = 0; i < count; i++)
+    bits |= (uint64_t)1 << (signals[i] - 1);
+  weft_context *context = weft_context_with_cancel(parent);
+  if (context && subscribe(context, bits) != 0) {
+    weft_context_release(context);
+    return NULL;
+  }
+  return context;
+}
