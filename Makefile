@@ -33,7 +33,7 @@ CORE = platform mem clock buf error parcel waiter block inbox timer io context s
 CORE_SRC = $(wildcard $(CORE:%=src/core/%.c))
 # closure → names → ship → value → scheduler → outcome, and one file a userdata.
 BINDING = module state errors bytecode bytecode_54 bytecode_jit lostwrite vmprobe names ship value \
-          scheduler outcome slab worker objects context pool group time channel sync http
+          scheduler coroutines outcome slab worker objects context pool group time channel sync http
 BINDING_SRC = $(wildcard $(BINDING:%=src/lua/%.c))
 SERVER = model_timer model_json model_http model_record model_config model_fault model_mock \
          model_reply model_conn model_server lua_model_options lua_model_server
@@ -155,3 +155,24 @@ clean:
 	rm -rf build
 
 .PHONY: all clean embed test-c test-lua lint test asan tsan demo bench
+
+# ---- installing: by hand, or by the rockspec, which sets the folders ----
+
+PREFIX ?= /usr/local
+LUADIR ?= $(PREFIX)/share/lua/$(if $(filter luajit,$(LUA)),5.1,5.4)
+LIBDIR ?= $(PREFIX)/lib/lua/$(if $(filter luajit,$(LUA)),5.1,5.4)
+
+install: all
+	cd lua && find weft -name '*.lua' -exec install -D -m 644 '{}' '$(DESTDIR)$(LUADIR)/{}' ';'
+	install -D -m 755 $(BUILD)/weft/core.so '$(DESTDIR)$(LIBDIR)/weft/core.so'
+	install -D -m 755 $(BUILD)/weft/testing/server.so '$(DESTDIR)$(LIBDIR)/weft/testing/server.so'
+
+rock:
+	@grep -q 'LUA_VERSION_NUM.*504' '$(LUA_INCDIR)/lua.h' || test -e '$(LUA_INCDIR)/luajit.h' \
+	  || { echo "weft needs Lua 5.4 or LuaJIT 2.1, and $(LUA_INCDIR) is neither: try luarocks --lua-version 5.4 make" >&2; exit 1; }
+	@$(MAKE) --no-print-directory -s all
+
+rock-test:
+	@sh spec/rock_smoke.sh
+
+.PHONY: install rock rock-test

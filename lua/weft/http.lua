@@ -26,7 +26,7 @@ local http = {}
 -- @field timings seconds since the start: `launched` (its turn came), `connected`, `first_byte`, `total`, each
 --   absent when it did not get so far; `reused`: over an open connection; `sent`, `received`: bytes of the
 --   bodies on the network
-local Response = {}
+local Response = core.class("weft.http")
 Response.__index = Response
 
 --- The body as JSON.
@@ -45,8 +45,6 @@ end
 function Response:__tostring()
   return ("weft.http response: status %d, %d bytes"):format(self.status, #self.body)
 end
-
-core.register("weft.http", Response)
 
 -- ---- requests ----
 

@@ -16,8 +16,8 @@ local json = {}
 --- Stands for JSON's `null`, which a table could not hold otherwise; the same value in every state.
 json.null = core.null
 
-local Array = { __jsontype = "array" }
-core.register("weft.json", Array)
+local Array = core.class("weft.json")
+Array.__jsontype = "array"
 
 --- Marks a table as an array, also when it is empty.
 -- @tparam[opt] table list is given the mark itself; default: a new table
@@ -124,7 +124,7 @@ end
 
 function writers.number(out, value, depth)
   if value ~= value or value == math.huge or value == -math.huge then
-    fail(out, depth, ("the number %.14g"):format(value))
+    fail(out, depth, "a number that is not finite")
   end
   out[#out + 1] = number_text(value)
 end

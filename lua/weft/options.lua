@@ -5,6 +5,9 @@ local options = {}
 
 --- How a wrong value is shown: numbers as such, anything else as its type.
 function options.shown(value)
+  if value ~= value then
+    return "nan"
+  end
   return type(value) == "number" and ("%.14g"):format(value) or type(value)
 end
 

@@ -40,7 +40,7 @@ function M.scope(ctx, opts, fn)
   if not outcome[1] then
     error(outcome[2], 0)
   end
-  return unpack and unpack(outcome, 2, outcome.n) or table.unpack(outcome, 2, outcome.n)
+  return (unpack or table.unpack)(outcome, 2, outcome.n)
 end
 
 --- Runs a function to its end although the caller's context is cancelled: for clean-up.

@@ -1,8 +1,8 @@
 /* check.h: a test runner in one header, and what the core's tests share.
  *
  * A test is a function; it fails when one CHECK in it fails. One thread runs tests, any thread may
- * CHECK. Tests wait for events, never for a time to pass; one that hangs ends the process by SIGALRM
- * after CHECK_HANG_S, with its name as the last line.
+ * CHECK. Tests wait for events, never for a time to pass; one that hangs ends the process by
+ * SIGALRM after CHECK_HANG_S, with its name as the last line.
  */
 #ifndef WEFT_SPEC_CHECK_H
 #define WEFT_SPEC_CHECK_H
@@ -21,7 +21,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { CHECK_HANG_S = 60 };
+enum { CHECK_HANG_S = 300 };
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
 static int check_passed, check_failed;
@@ -48,7 +48,8 @@ __attribute__((unused)) static void check_run(const char *name, void (*test)(voi
 
 /* ---- events ---- */
 
-/* Yields until the condition holds: for what has no event of its own, such as the end of a thread. */
+/* Yields until the condition holds: for what has no event of its own, such as the end of a
+ * thread. */
 #define AWAIT(condition)                                                                           \
   do {                                                                                             \
     while (!(condition))                                                                           \

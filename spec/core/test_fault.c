@@ -1,5 +1,5 @@
-/* test_fault.c: one whole scenario, run again and again while one allocation or thread start after the
- * other fails: it may fail, but it must not crash, leak or hang.
+/* test_fault.c: one whole scenario, run again and again while one allocation or thread start after
+ * the other fails: it may fail, but it must not crash, leak or hang.
  */
 #include "channel.h"
 #include "check.h"

@@ -178,7 +178,8 @@ static void a_dropped_group_ends_by_itself(void) {
   AWAIT(check_stats().threads <= 1);
 }
 
-/* A task that was counted in and refused by the pool, while the real one ended and somebody waits. */
+/* A task that was counted in and refused by the pool, while the real one ended and somebody
+ * waits. */
 static void a_refused_task_does_not_hide_the_end(void) {
   weft_pool *pool = new_pool(1, 0);
   weft_group *group = new_group(pool, 0);

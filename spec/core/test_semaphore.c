@@ -194,7 +194,7 @@ static void a_cancel_meets_a_give_back(void) {
 int main(void) {
   check_run("semaphore: weights add up", weights_add_up);
   check_run("semaphore: nobody overtakes", nobody_overtakes);
-  check_run("semaphore: a cancelled head lets others proceed", a_cancelled_head_lets_others_proceed);
+  check_run("semaphore: a cancelled head lets others go on", a_cancelled_head_lets_others_proceed);
   check_run("semaphore: a lost wait holds nothing", a_lost_wait_holds_nothing);
   check_run("semaphore: resizing serves or rejects", resizing_serves_or_rejects);
   check_run("semaphore: wakes 10,001", wakes_10001);

@@ -1,4 +1,5 @@
-/* test_stress.c: several producers and consumers on pools of 1 to 4 threads, with cancels in between. */
+/* test_stress.c: several producers and consumers on pools of 1 to 4 threads, with cancels in
+ * between. */
 #include "channel.h"
 #include "check.h"
 #include "context.h"

@@ -170,7 +170,7 @@ static void an_early_unpark_is_kept(void) {
 
 int main(void) {
   check_run("waiter: a list is first in, first out", list_is_first_in_first_out);
-  check_run("waiter: one claimed by another source is skipped", claimed_by_another_source_is_skipped);
+  check_run("waiter: one claimed elsewhere is skipped", claimed_by_another_source_is_skipped);
   check_run("waiter: the outcome is a code", outcome_is_a_code);
   check_run("waiter: 10,001 all wake", all_waiters_wake);
   check_run("waiter: a thread blocks until woken", thread_blocks_until_woken);

@@ -14,9 +14,9 @@
 -- default pool hold handles that they were sent until they collect garbage, so each of them is made
 -- to. Pools of a test's own must be closed by it, or collected: their states go with their threads.
 --
--- What ends by itself in the background (a thread of a closed pool, a task of a dropped group) has
--- some rounds of collecting everywhere to do so. Nothing sleeps and nothing is timed, but for a limit
--- after which what is still alive is a leak.
+-- What ends by itself in the background (a thread of a closed pool, a task of a dropped group, the
+-- timer that ticks while workers are busy) is given time to: the check polls, and what is still alive
+-- after the limit is a leak.
 local core = require "weft.core"
 
 local leaks = {}
@@ -25,8 +25,9 @@ local COUNTED = {
   "groups", "contexts", "errors", "pools", "channels", "semaphores", "waitgroups", "timers",
   "transfers", "tasks", "parked", "threads",
 }
-local LIMIT = tonumber(os.getenv("WEFT_SAN") and 60 or 20) -- seconds
-local ROUNDS = 200
+local LIMIT = 10 -- seconds until what is alive counts as leaked
+local POLLS, PAUSE = 20, 0.005 -- between two collections everywhere; the busy workers' tick is 0.01 s
+local TURNS = 200
 
 local round = 0
 
@@ -57,7 +58,7 @@ local function collect_on_workers()
   local pool = core.default_pool()
   local threads, seen = pool:stats().threads, 0
   round = round + 1
-  for turn = 1, ROUNDS do
+  for turn = 1, TURNS do
     local group = core.group({ pool = pool })
     for _ = 1, threads do
       group:go(collect, round, turn * 1000)
@@ -91,6 +92,17 @@ local function grown(before)
   return #names > 0 and table.concat(names, "; ") or nil
 end
 
+-- Whether all is gone, or goes while this polls.
+local function settles(before)
+  for _ = 1, POLLS do
+    if not grown(before) then
+      return true
+    end
+    core.sleep(PAUSE)
+  end
+  return false
+end
+
 --- What is alive now.
 -- @treturn table counts by name
 function leaks.snapshot()
@@ -102,13 +114,17 @@ end
 -- @tparam table before
 function leaks.verify(before)
   collect_here()
+  if not grown(before) then
+    return
+  end
   local deadline = core.now() + LIMIT
-  while grown(before) do
-    if core.now() > deadline then
-      error("leaked: " .. grown(before), 2)
-    end
+  repeat
     collect_on_workers()
     collect_here()
+  until settles(before) or core.now() > deadline
+  local names = grown(before)
+  if names then
+    error("leaked: " .. names, 2)
   end
 end
 

@@ -63,11 +63,11 @@ static inline uint32_t weft_channel_capacity(const weft_channel *channel) {
 /* ---- steps for a choice among several channels ----
  *
  * Called with the lock of every channel of the choice held, taken in the order of their addresses.
- * While none of its waiters is queued, a choice cannot be claimed by others, so a try needs to claim
- * the peer alone and no value is lost when that fails; two choices that face each other meet under
- * the lock that they share. Only when no try succeeded are the waiters queued, one a channel and
- * direction, and all locks released. Waits to be woken are added to `woken`, for weft_wake after the
- * last unlock. */
+ * While none of its waiters is queued, a choice cannot be claimed by others, so a try needs to
+ * claim the peer alone and no value is lost when that fails; two choices that face each other meet
+ * under the lock that they share. Only when no try succeeded are the waiters queued, one a channel
+ * and direction, and all locks released. Waits to be woken are added to `woken`, for weft_wake after
+ * the last unlock. */
 int weft_channel_send_locked(weft_channel *channel, weft_parcel *value, weft_wait **woken);
 int weft_channel_recv_locked(weft_channel *channel, weft_parcel *out, weft_wait **woken);
 void weft_channel_queue_send_locked(weft_channel *channel, weft_parcel *value, weft_waiter *waiter);

@@ -175,8 +175,8 @@ static void finish_tree(weft_context *top, weft_error *error, weft_error *cause)
   release_all(finished);
 }
 
-/* A leaf needs no walk, and so not the process-wide lock: 1, or 0 when it has children or lost them to a
- * canceller that may still be on its way down. */
+/* A leaf needs no walk, and so not the process-wide lock: 1, or 0 when it has children, or lost them
+ * to a canceller that may still be on its way down. */
 static int finish_leaf(weft_context *context, weft_error *error, weft_error *cause) {
   weft_wait *woken = NULL;
   pthread_mutex_lock(&context->lock);

@@ -109,7 +109,7 @@ void weft_group_add(weft_group *group, uint32_t count) {
 }
 
 void weft_group_unadd(weft_group *group, uint32_t count) {
-  leave(group, count); /* the last real task may have ended meanwhile, with somebody waiting for that */
+  leave(group, count); /* the last real task may have ended, with somebody waiting for that */
 }
 
 void weft_group_task_ended(weft_group *group, weft_task *task) {

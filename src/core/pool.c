@@ -294,8 +294,8 @@ static int any_ring_has_tasks(weft_pool *pool) {
   return 0;
 }
 
-/* By a worker that goes to run something and leaves tasks behind: one more hand, which does the same
- * in its turn. Without it they would wait for that something to end. */
+/* By a worker that goes to run something and leaves tasks behind: one more hand, which does the
+ * same in its turn. Without it they would wait for that something to end. */
 static void call_help(weft_pool *pool) {
   weft_worker *idle = NULL, *fresh = NULL;
   if (atomic_load(&pool->idle_count) == 0 &&

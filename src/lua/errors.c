@@ -257,6 +257,33 @@ weft_error *weft_to_core_error(weft_state *state, lua_State *L, int index) {
 
 /* ---- arguments ---- */
 
+#if !WEFT_LUA54
+static void push_caller(lua_State *L) {
+  lua_Debug info;
+  for (int level = 1; lua_getstack(L, level, &info); level++) {
+    lua_getinfo(L, "Sl", &info);
+    if (strcmp(info.short_src, WEFT_SHIM_CHUNK + 1) == 0)
+      continue;
+    if (info.currentline > 0) {
+      lua_pushfstring(L, "%s:%d: ", info.short_src, info.currentline);
+      return;
+    }
+    break;
+  }
+  lua_pushliteral(L, "");
+}
+
+int weft_raise_at_caller(lua_State *L, const char *format, ...) {
+  va_list args;
+  push_caller(L);
+  va_start(args, format);
+  lua_pushvfstring(L, format, args);
+  va_end(args);
+  lua_concat(L, 2);
+  return lua_error(L);
+}
+#endif
+
 int weft_bad_argument(lua_State *L, const char *what, const char *name, const char *expected,
                       int index) {
   const char *got = luaL_typename(L, index);

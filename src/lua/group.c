@@ -151,10 +151,8 @@ static lua_group *push_group(weft_state *state, lua_State *L) {
   lua_rawgetp(L, LUA_REGISTRYINDEX, &body_key);
   lua_setmetatable(L, -2);
   lua_rawseti(L, -2, GROUP_BODY);
-  for (int field = GROUP_RESULTS; field <= GROUP_FIELDS; field++) {
-    lua_newtable(L);
-    lua_rawseti(L, -2, field);
-  }
+  lua_newtable(L);
+  lua_rawseti(L, -2, GROUP_RESULTS);
   lua_rawgeti(L, LUA_REGISTRYINDEX, state->group_class);
   lua_setmetatable(L, -2);
   return group;
@@ -202,11 +200,22 @@ static weft_task *status_slot(uint8_t status) {
   return (weft_task *)(uintptr_t)status; /* NULL is taken by QUEUED, which no ended task is */
 }
 
+/* Pushes one of the group's tables for writing; errors and packed results are rare and made late. */
+static void push_table_of(lua_State *L, int env, int field) {
+  lua_rawgeti(L, env, field);
+  if (!lua_isnil(L, -1))
+    return;
+  lua_pop(L, 1);
+  lua_newtable(L);
+  lua_pushvalue(L, -1);
+  lua_rawseti(L, env, field);
+}
+
 /* Stores the values from stack index `first` to the top as the results of task `index`; pops them. */
 static void store_results(lua_State *L, int env, uint32_t index, int first) {
   int count = lua_gettop(L) - first + 1;
   if (count > 1) {
-    lua_rawgeti(L, env, GROUP_PACKED);
+    push_table_of(L, env, GROUP_PACKED);
     lua_createtable(L, count, 1);
     for (int i = 0; i < count; i++) {
       lua_pushvalue(L, first + i);
@@ -226,7 +235,7 @@ static void store_results(lua_State *L, int env, uint32_t index, int first) {
 
 /* Pops the error on top of L. */
 static void store_error(lua_State *L, int env, uint32_t index) {
-  lua_rawgeti(L, env, GROUP_ERRORS);
+  push_table_of(L, env, GROUP_ERRORS);
   lua_pushvalue(L, -2);
   lua_rawseti(L, -2, (int)index);
   lua_pop(L, 2);
@@ -606,7 +615,7 @@ static int push_outcome(lua_group *group, lua_State *L) {
   uint32_t failed = group->core && !first ? 0 : failures(group);
   if (!first && !failed)
     return 1;
-  lua_rawgeti(L, 1, GROUP_ERRORS);
+  push_table_of(L, 1, GROUP_ERRORS);
   if (first && !group->core->is_collecting) {
     lua_pushnil(L);
     lua_insert(L, results);
@@ -766,7 +775,7 @@ static int error_of(lua_State *L) {
   else
     index = ((lua_task *)luaL_checkudata(L, 2, task_class))->index;
   drain_group(group, L, 1);
-  lua_rawgeti(L, 1, GROUP_ERRORS);
+  push_table_of(L, 1, GROUP_ERRORS);
   lua_rawgeti(L, -1, (int)index);
   return 1;
 }
@@ -809,7 +818,7 @@ static task_ref check_task(lua_State *L) {
 
 static int push_error_of(lua_State *L, int env, uint32_t index) {
   lua_pushnil(L);
-  lua_rawgeti(L, env, GROUP_ERRORS);
+  push_table_of(L, env, GROUP_ERRORS);
   lua_rawgeti(L, -1, (int)index);
   lua_replace(L, -2);
   return 2;
@@ -819,7 +828,7 @@ static int push_error_of(lua_State *L, int env, uint32_t index) {
 static int push_task_outcome(lua_State *L, int env, task_ref ref) {
   if (ref.index > ref.group->count || ref.group->slots[ref.index - 1] != status_slot(WEFT_TASK_DONE))
     return push_error_of(L, env, ref.index);
-  lua_rawgeti(L, env, GROUP_PACKED);
+  push_table_of(L, env, GROUP_PACKED);
   lua_rawgeti(L, -1, (int)ref.index);
   if (lua_isnil(L, -1)) {
     lua_rawgeti(L, env, GROUP_RESULTS);
@@ -927,7 +936,7 @@ static int push_completed(lua_group *group, lua_State *L) {
   uint32_t index = group->order[group->completed++];
   push_task(L, index);
   for (int field = GROUP_RESULTS; field <= GROUP_ERRORS; field++) {
-    lua_rawgeti(L, 1, field);
+    push_table_of(L, 1, field);
     lua_rawgeti(L, -1, (int)index);
     lua_remove(L, -2);
   }

@@ -56,6 +56,29 @@ static int register_metatable(lua_State *L) {
   return 0;
 }
 
+/*** The metatable that is registered under a name; when there is none, a new one that is from now on. For
+ * modules of weft, which may be loaded more than once.
+ * @function class
+ * @tparam string name that of the module
+ * @treturn table metatable
+ */
+static int class(lua_State *L) {
+  weft_state *state = WEFT_STATE(L);
+  luaL_checktype(L, 1, LUA_TSTRING);
+  lua_settop(L, 1);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, state->metatables);
+  lua_pushvalue(L, 1);
+  lua_rawget(L, 2);
+  if (!lua_isnil(L, 3))
+    return 1;
+  lua_newtable(L);
+  lua_replace(L, 2);
+  lua_settop(L, 2);
+  register_metatable(L);
+  lua_settop(L, 2);
+  return 1;
+}
+
 /*** Makes an error of the common shape from a table of its fields.
  * @function new_error
  * @tparam table fields `kind`, `message` and others; becomes the error itself
@@ -132,6 +155,7 @@ static void expose_methods(lua_State *L, const char *class) {
 WEFT_MODULE_API int luaopen_weft_core(lua_State *L) {
   static pthread_once_t once = PTHREAD_ONCE_INIT;
   static const weft_function functions[] = {{"register", register_metatable, 0},
+                                            {"class", class, 0},
                                             {"new_error", new_error, 0},
                                             {"is_error", is_error, 0},
                                             {"stats", stats, 0},

@@ -321,7 +321,7 @@ void weft_check_can_block(weft_state *state, lua_State *L, const char *what) {
     luaL_error(L, "%s would block inside a callback of another blocking call", what);
   if (!fiber)
     return;
-  if (fiber->co != L)
+  if (fiber->co != L && (!WEFT_LUA54 || state->scheduler.running != L))
     luaL_error(L,
                "%s would block inside a coroutine that the task made itself; call it from the task's "
                "own coroutine, or start another task",
@@ -379,7 +379,8 @@ int weft_park_continue(lua_State *L) {
   return 1;
 }
 
-static int yield_fiber(lua_State *L, weft_park *park) {
+static int yield_fiber(weft_scheduler *scheduler, lua_State *L, weft_park *park) {
+  scheduler->is_yield_of_task = 1;
 #if WEFT_LUA54
   return lua_yieldk(L, 0, (lua_KContext)park, continue_after_yield);
 #else
@@ -468,20 +469,24 @@ int weft_park_wait(weft_state *state, lua_State *L, weft_park *park, weft_contex
   }
   fiber->state = WEFT_FIBER_PARKED;
   scheduler->parked++;
-  return fiber == &scheduler->main ? wait_outside(state, L, park) : yield_fiber(L, park);
+  return fiber == &scheduler->main ? wait_outside(state, L, park) : yield_fiber(scheduler, L, park);
 }
 
 /* ---- running ---- */
 
 static void resume(weft_scheduler *scheduler, lua_State *L, weft_fiber *fiber, int nargs) {
   weft_fiber *outer = scheduler->current;
+  lua_State *outer_running = scheduler->running;
   int nresults;
   fiber->state = WEFT_FIBER_RUNNING;
+  scheduler->running = fiber->co;
   scheduler->current = fiber;
   if (scheduler->worker)
     weft_slice_begin(scheduler->worker);
   int rc = weft_resume(fiber->co, L, nargs, &nresults);
   scheduler->current = outer;
+  scheduler->running = outer_running;
+  scheduler->is_yield_of_task = 0;
   if (scheduler->worker) {
     weft_slice_end(scheduler->worker);
     if (lua_gethook(fiber->co)) /* the preempting signal's */

@@ -71,7 +71,10 @@ typedef struct weft_scheduler {
   struct weft_state *state;
   weft_inbox *inbox;
   weft_worker *worker; /* NULL: a host */
-  weft_fiber *volatile current; /* also read by the signal handler on this thread */
+  weft_fiber *volatile current;
+  lua_State *volatile running; /* the current fiber's coroutine, or one that its task made; these two
+                                  are also read by the signal handler on this thread */
+  uint8_t is_yield_of_task;    /* a yield on its way out is the task's, not its own coroutine's */
   weft_fiber main;
   weft_fiber *ready_head, *ready_tail;
   weft_fiber *idle;

@@ -6,6 +6,7 @@
  */
 #include "worker.h"
 
+#include "coroutines.h"
 #include "error.h"
 #include "errors.h"
 #include "group.h"
@@ -49,15 +50,17 @@ static void on_slice(lua_State *L, lua_Debug *info) {
       lua_sethook(L, on_slice, LUA_MASKCOUNT, 1);
     weft_raise_context(state, L, context);
   }
-  if (L == fiber->co && lua_isyieldable(L))
+  if (L == state->scheduler.running && lua_isyieldable(L)) {
+    state->scheduler.is_yield_of_task = 1;
     lua_yield(L, 0);
+  }
 }
 
 static void preempt_worker(void *opaque) {
   lua_worker *self = opaque;
-  weft_fiber *fiber = self->state->scheduler.current;
-  if (fiber)
-    lua_sethook(fiber->co, on_slice, LUA_MASKCOUNT, 1);
+  lua_State *running = self->state->scheduler.running;
+  if (self->state->scheduler.current && running)
+    lua_sethook(running, on_slice, LUA_MASKCOUNT, 1);
 }
 
 /* ---- opening ---- */
@@ -96,6 +99,7 @@ static int open_libraries(lua_State *L) {
   replace_exit(L);
   weft_names_adopt_paths(L);
   self->state = weft_state_open(L, self->worker);
+  weft_open_coroutines(self->state, L);
   lua_getglobal(L, "package");
   lua_getfield(L, -1, "preload");
   lua_pushcfunction(L, luaopen_weft_core);

@@ -1,0 +1,64 @@
+#!/bin/sh
+# Installs what `make demo`, `make test` or `make bench` need on Debian 12, by apt, when it is not there.
+#
+# usage: scripts/deps.sh demo|test|bench
+#
+# Says nothing when there is nothing to do. Never removes a package. On a system without apt it names
+# what is needed and leaves the rest to you.
+set -eu
+
+build="gcc libc6-dev make lua5.4 liblua5.4-dev libcurl4-openssl-dev lua-cjson"
+luajit="luajit2 libluajit2-5.1-dev"
+# Debian's luajit and luajit2 exclude each other; whichever is there stays.
+if [ "$(dpkg-query -W -f '${db:Status-Status}' luajit 2>/dev/null || :)" = installed ]; then
+  luajit="luajit libluajit-5.1-dev"
+fi
+tests="libssl-dev zlib1g-dev openssl curl lua-busted lua-check lua-dkjson lua-socket luarocks"
+
+case "${1-}" in
+  demo) needed="$build" ;;
+  test) needed="$build $luajit $tests" ;;
+  bench) needed="$build $luajit" ;;
+  *)
+    echo "usage: scripts/deps.sh demo|test|bench" >&2
+    exit 2
+    ;;
+esac
+
+if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
+  echo "weft: no apt here; \"make $1\" goes on and needs what these Debian packages hold: $needed" >&2
+  exit 0
+fi
+
+missing=""
+for package in $needed; do
+  status=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null) || status=none
+  [ "$status" = installed ] || missing="$missing $package"
+done
+[ -n "$missing" ] || exit 0
+
+as_root=""
+if [ "$(id -u)" != 0 ]; then
+  if ! command -v sudo >/dev/null; then
+    echo "weft: these packages are missing and there is no sudo; as root run: apt-get install$missing" >&2
+    exit 1
+  fi
+  as_root="sudo"
+fi
+
+echo "weft: installing$missing" >&2
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+apt() {
+  $as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq "$@" >"$log" 2>&1
+}
+# The lists of packages may be old or missing, so a first failure is no reason to stop.
+# shellcheck disable=SC2086 # a list of words
+install() {
+  apt install -y --no-install-recommends --no-remove $missing
+}
+install || { apt update && install; } || {
+  cat "$log" >&2
+  echo "weft: the packages could not be installed:$missing" >&2
+  exit 1
+}
