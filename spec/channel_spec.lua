@@ -354,6 +354,29 @@ describe("weft.channel", function()
       end
     end)
 
+    it("works in a coroutine that a task made itself, on LuaJIT with an error that says why not", function()
+      local ch = weft.channel()
+      local results, err = weft.scope(function(group)
+        group:go(function()
+          local numbers = coroutine.wrap(function()
+            while true do
+              coroutine.yield((ch:recv()))
+            end
+          end)
+          return numbers() + numbers()
+        end)
+        if not jit then
+          ch:send(1)
+          ch:send(2)
+        end
+      end)
+      if jit then
+        assert.matches("channel:recv would block inside a coroutine", tostring(err))
+      else
+        assert.same({ 3, n = 1 }, results)
+      end
+    end)
+
     it("wakes every one of many parked receivers with a value each", function()
       local ch = weft.channel()
       with_pool(1, function(pool)
@@ -718,19 +741,6 @@ describe("weft.channel", function()
       rejects("metatable", ch.try_send, ch, setmetatable({}, {}))
       assert.equal(0, #ch)
       assert.is_true(ch:send({ { 1 } }))
-    end)
-
-    it("refuses to block in a coroutine that a task made itself", function()
-      local ch = weft.channel(1)
-      local _, err = weft.scope(nil, function(group)
-        group:go(function()
-          coroutine.wrap(function()
-            ch:send(1)
-          end)()
-        end)
-      end)
-      assert.matches("channel:send would block inside a coroutine", tostring(err))
-      assert.equal(0, #ch)
     end)
 
     it("drops a value that the receiver cannot unpack, and goes on", function()

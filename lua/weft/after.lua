@@ -18,7 +18,6 @@ end
 
 --- Runs fn in a task of its own once the context is done (Go: context.AfterFunc).
 -- @function context:after
--- @tparam context ctx
 -- @tparam function fn called without arguments, at most once, on a thread of the default pool; what it
 --   captures is copied now
 -- @treturn function stop(): true when it kept fn from running

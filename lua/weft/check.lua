@@ -14,12 +14,14 @@ function check.fail(what, name, expected, got)
   error(("bad argument '%s' to %s: expected %s, got %s"):format(name, what, expected, shown), 3)
 end
 
+--- A function, or "bad argument".
 function check.fn(what, name, value)
   if type(value) ~= "function" then
     error(("bad argument '%s' to %s: expected a function, got %s"):format(name, what, type(value)), 3)
   end
 end
 
+--- A table, or "bad argument".
 function check.table(what, name, value)
   if type(value) ~= "table" then
     error(("bad argument '%s' to %s: expected a table, got %s"):format(name, what, type(value)), 3)

@@ -31,6 +31,9 @@ function M.new(options)
   }, progress)
 end
 
+--- What the line says now.
+-- @function progress:line
+-- @treturn string
 function progress:line()
   local elapsed = core.now() - self.started
   local parts = {

@@ -87,6 +87,10 @@ static int start(lua_State *L, lua_State *co, int nargs, int is_wrap) {
   return step(L, co, nargs, is_wrap);
 }
 
+/*** As Lua's own, but a blocking call in the coroutine parks the task.
+ * @function coroutine.resume
+ * @local
+ */
 static int resume_coroutine(lua_State *L) {
   lua_State *co = lua_tothread(L, 1);
   luaL_argexpected(L, co, 1, "coroutine");
@@ -97,6 +101,10 @@ static int call_wrapped(lua_State *L) {
   return start(L, coroutine_of(L, 1), lua_gettop(L), 1);
 }
 
+/*** As Lua's own, but a blocking call in the coroutine parks the task.
+ * @function coroutine.wrap
+ * @local
+ */
 static int wrap_function(lua_State *L) {
   luaL_checktype(L, 1, LUA_TFUNCTION);
   lua_settop(L, 1);

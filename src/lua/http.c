@@ -287,6 +287,7 @@ static lua_transfer *push_transfer(weft_state *state, lua_State *L,
 
 /*** Sends a request and blocks until the answer is complete. Checked and wrapped by weft.http.
  * @function http_request
+ * @local
  * @tparam table options as `weft.http.request` makes them: `url`, `method`, `body`, `ca_file`: strings;
  *   `headers`: a list of names and values by turns; `timeout`, `connect_timeout`: seconds;
  *   `max_body`, `max_header`: bytes; `decompress`: boolean. Not for two calls at the same time

@@ -59,6 +59,7 @@ static int register_metatable(lua_State *L) {
 /*** The metatable that is registered under a name; when there is none, a new one that is from now on. For
  * modules of weft, which may be loaded more than once.
  * @function class
+ * @local
  * @tparam string name that of the module
  * @treturn table metatable
  */
@@ -81,6 +82,7 @@ static int class(lua_State *L) {
 
 /*** Makes an error of the common shape from a table of its fields.
  * @function new_error
+ * @local
  * @tparam table fields `kind`, `message` and others; becomes the error itself
  * @treturn error
  */
@@ -132,7 +134,13 @@ static int stats(lua_State *L) {
   return 1;
 }
 
-/* Makes the nth allocation, or thread start, from now fail: for tests of weft itself. */
+/*** Makes the nth allocation, or thread start, from now fail: for tests of weft itself.
+ * @function fail_at
+ * @local
+ * @tparam string what "malloc" or "thread"
+ * @tparam integer nth 0 turns it off
+ * @treturn integer how many allocations were made since the last call
+ */
 static int fail_at(lua_State *L) {
   static const char *const kinds[] = {"malloc", "thread", NULL};
   int kind = luaL_checkoption(L, 1, NULL, kinds);

@@ -443,7 +443,24 @@ static void put_value(encoder *e, int index) {
   }
 }
 
-enum { CHUNK = 32 };
+enum { CHUNK = 32, LONGEST_INTEGER = 11 };
+
+/* Writes the integers at stack indices first to last - 1, until something else comes: where that is. */
+static int put_integers(encoder *e, int first, int last) {
+  lua_State *L = e->L;
+  weft_buf *out = e->out;
+  check(e, weft_buf_reserve(out, CHUNK * LONGEST_INTEGER));
+  uint8_t *at = out->data + out->size;
+  while (first < last && weft_is_plain_integer(L, first)) {
+    int64_t value = weft_to_integer(L, first++);
+    uint64_t bits = ((uint64_t)value << 1) ^ (uint64_t)(value >> 63);
+    for (*at++ = TAG_INTEGER; bits >= 128; bits >>= 7)
+      *at++ = (uint8_t)(bits | 128);
+    *at++ = (uint8_t)bits;
+  }
+  out->size = (size_t)(at - out->data);
+  return first;
+}
 
 /* The elements first to last of an array part, a few at a time: each call into Lua counts here. */
 static void put_array(encoder *e, int table, int first, int last) {
@@ -452,11 +469,11 @@ static void put_array(encoder *e, int table, int first, int last) {
     int count = last - first + 1 < CHUNK ? last - first + 1 : CHUNK;
     for (int i = 0; i < count; i++)
       lua_rawgeti(L, table, first + i);
-    for (int i = 1; i <= count; i++)
-      if (weft_is_plain_integer(L, table + i))
-        check(e, put_integer(e->out, weft_to_integer(L, table + i)));
-      else
-        put_value(e, table + i);
+    for (int i = table + 1; i <= table + count;) {
+      i = put_integers(e, i, table + count + 1);
+      for (; i <= table + count && !weft_is_plain_integer(L, i); i++)
+        put_value(e, i);
+    }
     lua_settop(L, table);
     first += count;
   }
@@ -842,10 +859,14 @@ static void get_contents(decoder *d, uint32_t number) {
   d->at += sizeof counts;
   push_object(d, number);
   for (uint32_t i = 1; i <= counts[0]; i++) {
-    if (*d->at == TAG_INTEGER)
+    if (*d->at == TAG_INTEGER && d->at[1] < 128) { /* the commonest: one byte */
+      weft_push_integer(L, (int64_t)(d->at[1] >> 1) ^ -(int64_t)(d->at[1] & 1));
+      d->at += 2;
+    } else if (*d->at == TAG_INTEGER) {
       get_integer(d);
-    else
+    } else {
       get_value(d);
+    }
     lua_rawseti(L, -2, (int)i);
   }
   for (uint32_t i = 0; i < counts[1]; i++) {
