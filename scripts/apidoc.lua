@@ -24,7 +24,6 @@ local sections = {
   { "weft.json", nil, "lua/weft/json.lua" },
   { "weft.progress", nil, "lua/weft/progress.lua" },
   { "weft.testing", nil, "lua/weft/testing.lua", "src/testing/lua_model_server.c" },
-  { "The module", nil, "lua/weft/init.lua" },
 }
 
 local function fail(message)
@@ -71,7 +70,7 @@ end
 
 -- ---- reading ----
 
-local entries, types = {}, {}
+local entries = {}
 
 local function read(path)
   local file = (path:match "%.c$" and reader.c_file or reader.lua_file)(path)
@@ -79,7 +78,8 @@ local function read(path)
   local list = { header = file.header }
   for _, doc in ipairs(file.docs) do
     if doc.name and not is_internal(doc) then
-      doc.public, doc.module = public_name(doc.name, module), module
+      doc.public = doc.is_type and doc.name or public_name(doc.name, module)
+      doc.module = module
       entries[doc.public] = doc
       list[#list + 1] = doc
     end
@@ -126,9 +126,6 @@ local function link(name, doc)
       return ("[`%s`](%s)"):format(candidate, anchor(candidate))
     end
   end
-  if types[name] then
-    return ("[%s](%s)"):format(name, anchor(name))
-  end
   fail(("line %d: @{%s} refers to nothing"):format(doc.line, name))
 end
 
@@ -174,7 +171,7 @@ end
 
 local function put_parameters(doc)
   for _, tag in ipairs(doc.tags) do
-    if tag.name == "tparam" or tag.name == "param" then
+    if tag.name == "tparam" or tag.name == "param" or tag.name == "field" then
       local default = (tag.modifier or ""):match "^opt=(.+)$"
       local notes = {}
       if tag.type then
@@ -213,7 +210,9 @@ end
 
 local function put_entry(doc)
   put("### ", doc.public, "\n")
-  put("```lua\n", signature(doc), "\n```\n")
+  if not doc.is_type then
+    put("```lua\n", signature(doc), "\n```\n")
+  end
   put_lines(doc.description, doc)
   if #doc.description > 0 then
     put ""

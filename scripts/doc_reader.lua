@@ -29,8 +29,8 @@ local function parse_tag(name, rest)
     tag.modifier, rest = modifier:sub(2, -2), after
   end
   if name == "tparam" or name == "treturn" then
-    tag.type, rest = rest:match "^([^%s;,]+[^%s]-)[;,]?%s+(.*)$"
-    tag.type, rest = tag.type or trimmed(tag.text), rest or ""
+    local kind, others = rest:match "^([^%s;,]+%S-)[;,]?%s+(.*)$"
+    tag.type, rest = kind or rest, others or ""
   end
   if name == "tparam" or name == "param" or name == "field" then
     tag.param, rest = rest:match "^([^%s,;]+)[,;]?%s*(.*)$"
@@ -157,8 +157,8 @@ local function field_name(line, module_table)
 end
 
 --- Reads a Lua module.
--- @treturn table `header`: its first block; `module`: its name; `docs`: the blocks of functions and
---   fields in order, each with `name`; `functions`: what it defines, each with `name`, `line` and `doc` or nil
+-- @treturn table `header`: its first block; `module`: its name; `docs`: the blocks of functions,
+--   fields and types in order, each with `name`; `functions`: what it defines, each with `name`, `line` and `doc` or nil
 function reader.lua_file(path)
   local lines = lines_of(path)
   local file = { path = path, docs = {}, functions = {} }
@@ -176,6 +176,8 @@ function reader.lua_file(path)
         file.header, file.module = doc, doc.module
       elseif doc.type then
         class = doc.type
+        doc.name, doc.is_type = class, true
+        file.docs[#file.docs + 1] = doc
       elseif doc["function"] then
         doc.name = doc["function"]
         file.docs[#file.docs + 1] = doc

@@ -220,7 +220,7 @@ describe("a group", function()
       for _, value in ipairs { 42, true, false } do
         local group = new_group()
         group:go(function()
-          error(value)
+          error(value, 0)
         end)
         local _, err = group:wait()
         assert.equal(value, err.value)

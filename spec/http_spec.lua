@@ -173,7 +173,8 @@ describe("weft.http", function()
       local group = weft.group(nil, { pool = weft.inline })
       for _ = 1, 5 do
         group:go(function()
-          seen = seen + #assert(http.get(url)).body
+          local res = assert(http.get(url))
+          seen = seen + #res.body
         end)
       end
       assert(group:wait())
@@ -344,7 +345,7 @@ describe("weft.http", function()
       local outcome = task:wait()
       group:close()
       eventually(counter(server, "abandoned"), 1)
-      assert.equal(1, server:stats().requests)
+      assert.equal(1, server:stats().requests) -- the second call sent nothing
       return outcome
     end
 
@@ -388,14 +389,6 @@ describe("weft.http", function()
       group:close()
       eventually(counter(server, "abandoned"), 50)
       eventually(transfers, 0)
-    end)
-
-    it("nothing is sent", function()
-      local server = start()
-      local url = root(server) .. "/health"
-      local err = raised(weft.shield, 0, function() http.get(url) end)
-      assert.equal("deadline", err.kind)
-      assert.equal(0, server:stats().requests)
     end)
   end)
 

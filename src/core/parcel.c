@@ -8,7 +8,10 @@
 
 #include "mem.h"
 
-enum { KEEP_CAPACITY = 64 * 1024 }; /* a writer that grew beyond this hands its memory over */
+enum {
+  KEEP_CAPACITY = 64 * 1024, /* a writer that grew beyond this hands its memory over */
+  KEEP_EMPTY = 4096,         /* an emptied parcel keeps no more than this */
+};
 
 static void release_handles(const uint8_t *data, uint32_t last_handle) {
   while (last_handle) {
@@ -21,14 +24,23 @@ static void release_handles(const uint8_t *data, uint32_t last_handle) {
 
 void weft_parcel_clear(weft_parcel *parcel) {
   release_handles(parcel->data, parcel->last_handle);
-  if (parcel->data != parcel->inline_bytes)
+  if (parcel->capacity)
     weft_free(parcel->data);
   weft_parcel_init(parcel);
 }
 
+void weft_parcel_empty(weft_parcel *parcel) {
+  if (parcel->capacity > KEEP_EMPTY) {
+    weft_parcel_clear(parcel);
+    return;
+  }
+  release_handles(parcel->data, parcel->last_handle);
+  parcel->size = parcel->last_handle = parcel->count = 0;
+}
+
 void weft_parcel_move(weft_parcel *to, weft_parcel *from) {
   *to = *from;
-  if (from->data == from->inline_bytes)
+  if (!from->capacity)
     to->data = to->inline_bytes;
   weft_parcel_init(from);
 }
@@ -61,23 +73,39 @@ int weft_parcel_write_handle(weft_parcel_writer *writer, weft_handle *handle) {
   return WEFT_BUF_OK;
 }
 
+/* Room for `size` bytes in a parcel that is empty. */
+static int make_room(weft_parcel *parcel, size_t size) {
+  if (size <= (parcel->capacity ? parcel->capacity : WEFT_PARCEL_INLINE))
+    return WEFT_BUF_OK;
+  uint8_t *data = weft_malloc(size);
+  if (!data)
+    return WEFT_BUF_NOMEM;
+  if (parcel->capacity)
+    weft_free(parcel->data);
+  parcel->data = data;
+  parcel->capacity = (uint32_t)size;
+  return WEFT_BUF_OK;
+}
+
+static void hand_over(weft_buf *buf, weft_parcel *parcel) {
+  if (parcel->capacity)
+    weft_free(parcel->data);
+  parcel->data = buf->data;
+  parcel->capacity = (uint32_t)buf->capacity;
+  buf->data = NULL;
+  buf->capacity = 0;
+}
+
 int weft_parcel_finish(weft_parcel_writer *writer, weft_parcel *parcel) {
   weft_buf *buf = &writer->buf;
-  if (buf->size <= WEFT_PARCEL_INLINE) {
-    if (buf->size)
-      memcpy(parcel->inline_bytes, buf->data, buf->size);
-    parcel->data = parcel->inline_bytes;
-  } else if (buf->capacity > KEEP_CAPACITY) {
-    parcel->data = buf->data;
-    buf->data = NULL;
-    buf->capacity = 0;
-  } else {
-    uint8_t *data = weft_malloc(buf->size);
-    if (!data)
-      return WEFT_BUF_NOMEM;
-    parcel->data = memcpy(data, buf->data, buf->size);
-  }
-  parcel->size = (uint32_t)buf->size;
+  size_t size = buf->size;
+  if (buf->capacity > KEEP_CAPACITY && size > WEFT_PARCEL_INLINE)
+    hand_over(buf, parcel);
+  else if (make_room(parcel, size) != WEFT_BUF_OK)
+    return WEFT_BUF_NOMEM;
+  else if (size)
+    memcpy(parcel->data, buf->data, size);
+  parcel->size = (uint32_t)size;
   parcel->last_handle = writer->last_handle;
   writer->last_handle = 0;
   buf->size = 0;

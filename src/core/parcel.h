@@ -11,11 +11,12 @@
 #include "handle.h"
 
 #define WEFT_PARCEL_MAX ((size_t)1 << 30) /* bytes; larger values do not cross */
-enum { WEFT_PARCEL_INLINE = 36 };         /* bytes that need no allocation of their own */
+enum { WEFT_PARCEL_INLINE = 32 };         /* bytes that need no allocation of their own */
 
 typedef struct weft_parcel {
   uint8_t *data;        /* inline_bytes, or memory owned by the parcel */
   uint32_t size;
+  uint32_t capacity;    /* of memory that is owned; 0: inline_bytes */
   uint32_t last_handle; /* offset + 1 of the newest handle record; 0: none */
   uint32_t count;       /* how many values it holds; the binding's to use */
   uint8_t inline_bytes[WEFT_PARCEL_INLINE];
@@ -29,12 +30,16 @@ typedef struct weft_parcel_writer {
 
 static inline void weft_parcel_init(weft_parcel *parcel) {
   parcel->data = parcel->inline_bytes;
-  parcel->size = parcel->last_handle = parcel->count = 0;
+  parcel->size = parcel->capacity = parcel->last_handle = parcel->count = 0;
 }
 
 /* Frees the memory and releases the references; the parcel is empty and usable again. */
 void weft_parcel_clear(weft_parcel *parcel);
-/* Moves `from` into `to` (which must be empty); `from` is empty afterwards. */
+/* Releases the references, but keeps some memory for the next use: what one thread allocates is best
+ * freed by the same. */
+void weft_parcel_empty(weft_parcel *parcel);
+/* Moves `from` into `to`, whose old content is not looked at: it owns nothing. `from` is empty
+ * afterwards. */
 void weft_parcel_move(weft_parcel *to, weft_parcel *from);
 
 void weft_parcel_writer_init(weft_parcel_writer *writer);

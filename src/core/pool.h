@@ -37,6 +37,7 @@ struct weft_worker {
   pthread_t thread;
   _Atomic uint32_t slice;     /* odd while a task runs; see monitor.h */
   _Atomic uint32_t is_awake;  /* not asleep in a park */
+  uint32_t lean_takes;        /* how many times in a row it took one task alone; its own */
   uint32_t seen_slice;        /* the monitor's */
   weft_worker *next_busy, *prev_busy; /* the monitor's list, guarded by its lock */
   /* guarded by the pool's lock */

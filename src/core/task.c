@@ -13,13 +13,13 @@
 
 enum { CACHE_MOST = 1024 };
 
+/* All but the parcel. */
 static void init_task(weft_task *task, weft_group *group) {
   task->next = NULL;
   task->group = group;
   atomic_init(&task->runner, NULL);
   atomic_init(&task->own_context, NULL);
   task->name = NULL;
-  weft_parcel_init(&task->parcel);
   task->index = 0;
   task->kind = 0;
   atomic_init(&task->status, WEFT_TASK_QUEUED);
@@ -27,20 +27,27 @@ static void init_task(weft_task *task, weft_group *group) {
 
 weft_task *weft_task_new(weft_group *group) {
   weft_task *task = weft_malloc(sizeof *task);
-  if (task)
-    init_task(task, group);
+  if (!task)
+    return NULL;
+  init_task(task, group);
+  weft_parcel_init(&task->parcel);
   return task;
 }
 
 static void empty_task(weft_task *task) {
   weft_context_release(atomic_load_explicit(&task->own_context, memory_order_acquire));
-  weft_parcel_clear(&task->parcel);
+  weft_parcel_empty(&task->parcel);
   weft_free(task->name);
+}
+
+static void free_empty_task(weft_task *task) {
+  weft_parcel_clear(&task->parcel);
+  weft_free(task);
 }
 
 void weft_task_free(weft_task *task) {
   empty_task(task);
-  weft_free(task);
+  free_empty_task(task);
 }
 
 weft_task *weft_task_take(weft_task_cache *cache, weft_group *group) {
@@ -56,7 +63,7 @@ weft_task *weft_task_take(weft_task_cache *cache, weft_group *group) {
 void weft_task_give(weft_task_cache *cache, weft_task *task) {
   empty_task(task);
   if (cache->count == CACHE_MOST) {
-    weft_free(task);
+    free_empty_task(task);
     return;
   }
   task->next = cache->free;
@@ -68,7 +75,7 @@ void weft_task_cache_free(weft_task_cache *cache) {
   while (cache->free) {
     weft_task *task = cache->free;
     cache->free = task->next;
-    weft_free(task);
+    free_empty_task(task);
   }
   cache->count = 0;
 }
@@ -109,8 +116,8 @@ void weft_task_set_error(weft_task *task, weft_error *error) {
   weft_handle *handle = &weft_error_retain(error)->handle;
   weft_parcel *parcel = &task->parcel;
   weft_parcel_clear(parcel);
-  memset(parcel->inline_bytes, 0, WEFT_PARCEL_HANDLE_SIZE); /* a record that ends the chain */
-  memcpy(parcel->inline_bytes, &handle, sizeof handle);
+  memset(parcel->data, 0, WEFT_PARCEL_HANDLE_SIZE); /* a record that ends the chain */
+  memcpy(parcel->data, &handle, sizeof handle);
   parcel->size = WEFT_PARCEL_HANDLE_SIZE;
   parcel->last_handle = 1;
 }

@@ -146,7 +146,7 @@ static int unpack_protected(lua_State *L) {
 static void push_value(lua_State *L, weft_parcel *slot) {
   weft_parcel value;
   weft_parcel_move(&value, slot);
-  if (value.data == value.inline_bytes && !value.last_handle) { /* it owns nothing */
+  if (!value.capacity && !value.last_handle) { /* it owns nothing */
     unpack(WEFT_STATE(L), L, &value);
     return;
   }

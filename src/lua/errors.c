@@ -154,8 +154,7 @@ static void push_description(lua_State *L, int index) {
 /* A nil global is most often one that the script defined: say why it is not there. */
 static void add_hint(lua_State *L) {
   const char *text = lua_tostring(L, -1);
-  const char *global = strstr(text, "(global '");
-  if (global && strstr(text, "a nil value"))
+  if (strstr(text, "global '") && strstr(text, "a nil value"))
     lua_pushfstring(L,
                     "%s; a script's globals do not exist in tasks: make it a local that the task "
                     "captures, or require it",

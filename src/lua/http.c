@@ -306,10 +306,11 @@ static int http_request(lua_State *L) {
   if (!lua_isnil(L, -1))
     return luaL_error(L, "core.http_request: these options are in use by a call that runs");
   weft_http_request request = read_request(L);
+  weft_park_begin(state, L, &request_op, NULL); /* raises before there is a transfer */
   lua_transfer *self = push_transfer(state, L, &request);
   if (!self)
     return 2;
-  weft_park *park = weft_park_begin(state, L, &request_op, self);
+  weft_park *park = weft_park_prepare(state, &request_op, self); /* a finalizer may have used it */
   lua_pushvalue(L, -1);
   lua_rawsetp(L, 1, &transfer_key);
   int rc = weft_http_start(self->transfer);

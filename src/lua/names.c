@@ -19,6 +19,15 @@ static void push_loaded(lua_State *L) {
   lua_getfield(L, LUA_REGISTRYINDEX, "_LOADED");
 }
 
+static uint32_t count_loaded(lua_State *L) {
+  uint32_t count = 0;
+  push_loaded(L);
+  for (lua_pushnil(L); lua_next(L, -2); lua_pop(L, 1))
+    count++;
+  lua_pop(L, 1);
+  return count;
+}
+
 /* names[value on top] = name, unless it has one. Pops both. */
 static void learn(lua_State *L, int names) {
   lua_pushvalue(L, -2);
@@ -84,7 +93,14 @@ void weft_names_rescan(weft_state *state, lua_State *L) {
     lua_settop(L, value - 1);
   }
   lua_settop(L, top);
+  state->names_loaded = count_loaded(L);
   publish_paths(L);
+}
+
+void weft_names_refresh(weft_state *state, lua_State *L) {
+  luaL_checkstack(L, 4, "names");
+  if (count_loaded(L) != state->names_loaded)
+    weft_names_rescan(state, L);
 }
 
 static const char *find(weft_state *state, lua_State *L, int index, size_t *size) {

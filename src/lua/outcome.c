@@ -163,8 +163,10 @@ static int encode_results(ending *end) {
   }
   if (!run_protected(end, protected_results))
     return 0;
-  if (!end->fiber->is_local)
+  if (!end->fiber->is_local) {
+    weft_parcel_clear(&end->fiber->task->parcel);
     weft_parcel_move(&end->fiber->task->parcel, &end->parcel);
+  }
   return 1;
 }
 

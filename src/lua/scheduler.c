@@ -502,10 +502,20 @@ static void resume(weft_scheduler *scheduler, lua_State *L, weft_fiber *fiber, i
   }
 }
 
+/* Takes the place of the function of a task that was cancelled before it started. */
+static int raise_canceled(lua_State *L) {
+  weft_state *state = weft_state_of(L);
+  return weft_raise_context(state, L, weft_current_context(state, L, 0));
+}
+
 /* After a park LuaJIT's shim must be told that it was a yield; a preempted fiber just goes on. */
 static void resume_ready(weft_scheduler *scheduler, lua_State *L, weft_fiber *fiber) {
   int nargs = fiber->start_args;
   fiber->start_args = 0;
+  if (nargs && weft_context_done(weft_task_context(fiber->task))) {
+    lua_pushcfunction(fiber->co, raise_canceled);
+    lua_replace(fiber->co, 1);
+  }
 #if !WEFT_LUA54
   if (fiber->was_parked) {
     lua_pushlightuserdata(fiber->co, (void *)&continue_token);
@@ -534,7 +544,7 @@ int weft_scheduler_turn(weft_scheduler *scheduler) {
 /* Unpacks function and arguments onto L: how many values. */
 static int unpack_task(weft_scheduler *scheduler, lua_State *L, weft_task *task) {
   int count = weft_decode(scheduler->state, L, &task->parcel);
-  weft_parcel_clear(&task->parcel);
+  weft_parcel_empty(&task->parcel);
   weft_push_task_context(scheduler->state, L);
   lua_insert(L, -count);
   return count + 1;

@@ -290,6 +290,21 @@ static void put_metatable(encoder *e, int index) {
   lua_pop(L, 2);
 }
 
+/* Has a metatable that is neither registered nor our guard: an error, or a module loaded lately. */
+static int has_unknown_metatable(encoder *e, int index) {
+  lua_State *L = e->L;
+  int top = lua_gettop(L);
+  if (!lua_getmetatable(L, index))
+    return 0;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, e->state->metatable_names);
+  lua_pushvalue(L, top + 1);
+  lua_rawget(L, -2);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, e->state->guard);
+  int is_unknown = lua_isnil(L, -2) && !lua_rawequal(L, top + 1, -1);
+  lua_settop(L, top);
+  return is_unknown;
+}
+
 static void put_name(encoder *e, const char *name, size_t size) {
   check(e, put_bytes(e->out, TAG_NAME, name, size));
 }
@@ -299,6 +314,10 @@ static void put_table(encoder *e, int index) {
   size_t size;
   luaL_checkstack(L, 12, "table");
   const char *name = weft_names_find(e->state, L, index, &size);
+  if (!name && has_unknown_metatable(e, index)) {
+    weft_names_refresh(e->state, L);
+    name = weft_names_find(e->state, L, index, &size);
+  }
   if (name) {
     put_name(e, name, size);
     return;

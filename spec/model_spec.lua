@@ -1,0 +1,562 @@
+-- Chats with the model server, over real sockets.
+
+local socket = require "socket"
+local testing = require "weft.testing"
+local weft = require "weft"
+
+local KEY = "sk-test%.(key)-1"
+
+local servers = {}
+
+local function start(options)
+  local server = assert(testing.model_server(options))
+  servers[#servers + 1] = server
+  return server
+end
+
+-- Tries again at once, unless the options say something else.
+local function model(server, options)
+  local given = { base_url = server.url, model = "m", retry = { delay = 0 } }
+  for name, value in pairs(options or {}) do
+    given[name] = value
+  end
+  return weft.model.openai(given)
+end
+
+local function eventually(read, wanted)
+  for _ = 1, 4000 do
+    if read() == wanted then return end
+    socket.sleep(0.005)
+  end
+  error(("it is %s, not %s"):format(tostring(read()), tostring(wanted)), 2)
+end
+
+local function counter(server, name)
+  return function() return server:stats()[name] end
+end
+
+local function raised(fn, ...)
+  local ok, err = pcall(fn, ...)
+  assert.is_false(ok)
+  return err
+end
+
+local function last_body(server)
+  local requests = server:requests()
+  return assert(weft.json.decode(requests[#requests].body))
+end
+
+describe("weft.model.openai", function()
+  after_each(function()
+    for i = #servers, 1, -1 do
+      servers[i]:close()
+      servers[i] = nil
+    end
+    collectgarbage()
+    collectgarbage()
+    eventually(function() return weft.stats().transfers end, 0)
+  end)
+
+  describe("chat", function()
+    it("answers a prompt", function()
+      local server = start()
+      local answer = assert(model(server):chat({ prompt = "hello" }))
+      assert.equal("echo: hello", answer.text)
+      assert.equal("stop", answer.finish_reason)
+      assert.equal("m", answer.model)
+      assert.equal(1, answer.attempts)
+      assert.equal("echo: hello", answer.raw.choices[1].message.content)
+      local usage = answer.usage
+      assert.is_true(usage.prompt_tokens > 0 and usage.completion_tokens > 0)
+      assert.equal(usage.prompt_tokens + usage.completion_tokens, usage.total_tokens)
+    end)
+
+    it("sends what it is given", function()
+      local server = start()
+      local m = model(server)
+      assert(m:chat({
+        messages = { { role = "user", content = "a" }, { role = "assistant", content = "b" },
+          { role = "user", content = "c" } },
+        system = "be brief",
+        model = "other",
+        temperature = 0.5,
+        max_tokens = 7,
+        response_format = { type = "json_object" },
+        extra = { seed = 5, stop = { "x" } },
+      }))
+      assert.same({
+        model = "other",
+        messages = {
+          { role = "system", content = "be brief" },
+          { role = "user", content = "a" },
+          { role = "assistant", content = "b" },
+          { role = "user", content = "c" },
+        },
+        temperature = 0.5,
+        max_tokens = 7,
+        response_format = { type = "json_object" },
+        seed = 5,
+        stop = { "x" },
+      }, last_body(server))
+      assert(m:chat({ prompt = "x" }))
+      assert.same({ model = "m", messages = { { role = "user", content = "x" } } }, last_body(server))
+    end)
+
+    it("sends the key, and own headers", function()
+      local server = start({ api_key = KEY })
+      assert(model(server, { api_key = KEY, headers = { ["X-Team"] = "blue" } }):chat({ prompt = "x" }))
+      local sent = server:requests()[1].headers
+      assert.equal("Bearer " .. KEY, sent.authorization)
+      assert.equal("blue", sent["x-team"])
+      assert.equal("application/json", sent["content-type"])
+    end)
+
+    it("keeps the query of the base URL", function()
+      local server = start()
+      assert(model(server, { base_url = server.url .. "/?version=1" }):chat({ prompt = "x" }))
+      assert.equal("/v1/chat/completions?version=1", server:requests()[1].path)
+    end)
+  end)
+
+  describe("in tasks", function()
+    it("a captured model works on any thread", function()
+      local server = start({ api_key = KEY, latency = 0.01 })
+      local m = model(server, { api_key = KEY })
+      local pool = weft.pool({ threads = 2 })
+      local group = weft.group(nil, { pool = pool })
+      for i = 1, 20 do
+        group:go(function(_, number)
+          return assert(m:chat({ prompt = "number " .. number })).text
+        end, i)
+      end
+      local results = assert(group:wait())
+      for i = 1, 20 do
+        assert.equal("echo: number " .. i, results[i])
+      end
+      assert.is_true(server:stats().max_in_flight > 1)
+      group:close()
+      pool:close()
+    end)
+
+    it("one that came as an argument, too, and goes on to tasks of tasks", function()
+      local server = start()
+      local pool = weft.pool({ threads = 1 })
+      local group = weft.group(nil, { pool = pool })
+      group:go(function(_, m)
+        local inner = require("weft").group()
+        inner:go(function() return m:chat({ prompt = "deep" }) end)
+        local results, err = inner:wait()
+        inner:close()
+        return results and results[1], err
+      end, model(server))
+      assert.equal("echo: deep", assert(group:wait())[1].text)
+      group:close()
+      pool:close()
+    end)
+
+    it("a made model can be returned", function()
+      local server = start()
+      local url = server.url
+      local group = weft.group()
+      group:go(function() return require("weft").model.openai({ base_url = url, model = "m" }) end)
+      local m = assert(group:wait())[1]
+      assert.equal("echo: x", assert(m:chat({ prompt = "x" })).text)
+    end)
+
+    it("the script's own answer as well", function()
+      local m = model(start())
+      local group = weft.group(nil, { pool = weft.inline })
+      for i = 1, 3 do
+        group:go(function() return m:chat({ prompt = tostring(i) }) end)
+      end
+      assert.equal("echo: 3", assert(group:wait())[3].text)
+    end)
+
+    it("a failure is the task's", function()
+      local m = model(start({ faults = { { status = 400, message = "no" } } }))
+      local group = weft.group()
+      group:go("ask", function() return m:chat({ prompt = "x" }) end)
+      local results, err = group:wait()
+      assert.is_nil(results)
+      assert.equal("request", err.kind)
+      assert.equal(400, err.status)
+      assert.equal(1, err.attempts)
+      assert.match("^task 1 'ask' .* failed: m at http.*the request was refused %(status 400%): no$", tostring(err))
+    end)
+
+    it("cancelling aborts the request", function()
+      local server = start({ latency = 3600 })
+      local m = model(server)
+      local group = weft.group()
+      local task = group:go(function()
+        local ok, err = pcall(m.chat, m, { prompt = "x" })
+        return { ok = ok, kind = err.kind }
+      end)
+      eventually(counter(server, "in_flight"), 1)
+      group:cancel()
+      assert.same({ ok = false, kind = "canceled" }, task:wait())
+      group:close()
+      eventually(counter(server, "abandoned"), 1)
+      assert.equal(1, server:stats().requests)
+    end)
+
+    it("cancelling ends the wait for another try", function()
+      local server = start({ faults = { { status = 503, times = -1 } } })
+      local m = model(server, { retry = { delay = 1e6 } })
+      local group = weft.group()
+      local task = group:go(function()
+        local ok, err = pcall(m.chat, m, { prompt = "x" })
+        return { ok = ok, kind = err.kind }
+      end)
+      eventually(function() return server:stats().requests - server:stats().in_flight end, 1)
+      group:cancel()
+      assert.same({ ok = false, kind = "canceled" }, task:wait())
+      group:close()
+      assert.equal(1, server:stats().requests)
+    end)
+  end)
+
+  describe("failures", function()
+    -- Chats against a fault that never ends; returns the error and how many requests there were.
+    local function failure(fault, options, request)
+      fault.times = -1
+      local server = start({ faults = { fault } })
+      local answer, err = model(server, options):chat(request or { prompt = "x" })
+      assert.is_nil(answer)
+      return err, server:stats().requests
+    end
+
+    it("of each kind are told apart, and tried again where that helps", function()
+      local kinds = {
+        { { status = 429 }, "rate_limit", 3 },
+        { { status = 500 }, "server", 3 },
+        { { status = 503 }, "server", 3 },
+        { { status = 529 }, "server", 3 },
+        { { status = 408 }, "timeout", 3 },
+        { { status = 402 }, "quota", 1 },
+        { { status = 401 }, "auth", 1 },
+        { { status = 403 }, "auth", 1 },
+        { { status = 400 }, "request", 1 },
+        { { status = 404 }, "request", 1 },
+        { { garbage = true }, "bad_reply", 3, 200 },
+      }
+      for _, case in ipairs(kinds) do
+        local err, requests = failure(case[1])
+        assert.equal(case[2], err.kind)
+        assert.equal(case[1].status or case[4], err.status)
+        assert.equal(case[3], err.attempts)
+        assert.equal(case[3], requests)
+      end
+    end)
+
+    it("without an answer have no status", function()
+      for _, fault in ipairs({ { reset = "before" }, { truncate = 30 } }) do
+        local err = failure(fault)
+        assert.equal("network", err.kind)
+        assert.is_nil(err.status)
+        assert.equal(3, err.attempts)
+        assert.match("^m: POST http://.*after 3 attempts", err.message)
+      end
+    end)
+
+    it("of time are told by the timeout of the model or the call", function()
+      local err, requests = failure({ stall = math.huge }, { timeout = 0.05, retry = { attempts = 2, delay = 0 } })
+      assert.equal("timeout", err.kind)
+      assert.equal(2, requests)
+      err, requests = failure({ delay = 3600 }, { retry = { attempts = 1 } }, { prompt = "x", timeout = { total = 0.05 } })
+      assert.equal("timeout", err.kind)
+      assert.equal(1, requests)
+    end)
+
+    it("say what the server said, in one line", function()
+      local err = failure({ status = 400, message = "first\n\tline " .. ("long "):rep(1000) })
+      assert.match("^m at http://[^\n]*/v1: the request was refused %(status 400%): first line long", err.message)
+      assert.is_true(#err.message < 500)
+      assert.is_nil(err.message:find("\n", 1, true))
+    end)
+
+    it("name the model that the call asked for", function()
+      local err = failure({ status = 400 }, nil, { prompt = "x", model = "other" })
+      assert.match("^other at http://", err.message)
+    end)
+
+    it("are gone when a later try succeeds", function()
+      local server = start({ faults = { { status = 500 }, { garbage = true } } })
+      local answer = assert(model(server):chat({ prompt = "x" }))
+      assert.equal("echo: x", answer.text)
+      assert.equal(3, answer.attempts)
+      assert.equal(3, server:stats().requests)
+    end)
+
+    it("can be asked for not to be tried again", function()
+      local err, requests = failure({ status = 500 }, { retry = { attempts = 1 } })
+      assert.equal(1, requests)
+      assert.equal(1, err.attempts)
+      assert.is_nil(err.message:find("attempts", 1, true))
+    end)
+  end)
+
+  -- Answers of any shape, from a listener of this script's.
+  describe("replies", function()
+    local function reply(status, body)
+      local listener = assert(socket.bind("127.0.0.1", 0))
+      listener:settimeout(20)
+      local _, port = listener:getsockname()
+      local m = weft.model.openai({ base_url = "http://127.0.0.1:" .. port, model = "m", retry = { attempts = 1 } })
+      local group = weft.group()
+      local task = group:go(function() return m:chat({ prompt = "x" }) end)
+      local client = assert(listener:accept())
+      client:settimeout(20)
+      local size = 0
+      for line in function() return assert(client:receive("*l")) end do
+        if line == "" then break end
+        size = tonumber(line:match("^Content%-Length: (%d+)")) or size
+      end
+      assert(client:receive(size))
+      client:send(("HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s"):format(status, #body, body))
+      client:close()
+      listener:close()
+      local answer, err = task:wait()
+      group:close()
+      return answer, err
+    end
+
+    it("without usage or with a tool call are taken", function()
+      local answer = assert(reply("200 OK", '{"choices":[{"message":{"content":"hi"},"finish_reason":null}]}'))
+      assert.equal("hi", answer.text)
+      assert.is_nil(answer.finish_reason)
+      assert.equal("m", answer.model)
+      assert.same({ prompt_tokens = 0, completion_tokens = 0, total_tokens = 0 }, answer.usage)
+      answer = assert(reply("200 OK", '{"choices":[{"message":{"content":null,"tool_calls":[{"id":"c"}]}}]}'))
+      assert.equal("", answer.text)
+      assert.equal("c", answer.raw.choices[1].message.tool_calls[1].id)
+    end)
+
+    it("that miss something are bad", function()
+      for _, body in ipairs({ "", "null", "[]", "5", "{}", '{"choices":[]}', '{"choices":[{"message":{}}]}',
+        '{"choices":[{"message":{"content":null}}]}', '{"choices":[null]}' }) do
+        local answer, err = reply("200 OK", body)
+        assert.is_nil(answer)
+        assert.equal("bad_reply", err.kind)
+        assert.equal(200, err.status)
+      end
+    end)
+
+    it("that say why in other ways are understood", function()
+      for body, message in pairs({
+        ['{"error":"no luck"}'] = "no luck",
+        ['{"message":"no luck"}'] = "no luck",
+        ["<p>no luck</p>"] = "<p>no luck</p>",
+        ['{"error":{"code":5}}'] = "",
+        [""] = "",
+      }) do
+        local _, err = reply("400 Bad Request", body)
+        assert.equal("request", err.kind)
+        assert.match("status 400%)" .. (message == "" and "$" or ": " .. message:gsub("%p", "%%%0") .. "$"), err.message)
+      end
+    end)
+
+    it("429 that speak of the quota are told from the others", function()
+      local _, err = reply("429 Too Many Requests", '{"error":{"type":"insufficient_quota","message":"pay"}}')
+      assert.equal("quota", err.kind)
+      _, err = reply("429 Too Many Requests", '{"error":{"code":"insufficient_quota","type":"x"}}')
+      assert.equal("quota", err.kind)
+      assert.equal(429, err.status)
+    end)
+  end)
+
+  describe("waiting", function()
+    it("is as long as the server asks for", function()
+      local server = start({ faults = { { status = 429, retry_after = 0.02 } } })
+      local answer = assert(model(server, { retry = { delay = 1e6 } }):chat({ prompt = "x" }))
+      assert.equal(2, answer.attempts)
+    end)
+
+    it("is not done when the server asks for too much", function()
+      local server = start({ faults = { { status = 429, retry_after = 3600 } } })
+      local answer, err = model(server):chat({ prompt = "x" })
+      assert.is_nil(answer)
+      assert.equal("rate_limit", err.kind)
+      assert.equal(3600, err.retry_after)
+      assert.equal(1, server:stats().requests)
+    end)
+
+    it("never goes beyond the deadline of the context", function()
+      local server = start({ faults = {
+        { status = 503, model = "backs off", times = -1 },
+        { status = 429, retry_after = 3600, model = "obeys", times = -1 },
+      } })
+      local group = weft.group(weft.background():with_timeout(3))
+      local function chat(_, m)
+        local _, err = m:chat({ prompt = "x" })
+        return { kind = err.kind, attempts = err.attempts }
+      end
+      group:go(chat, model(server, { model = "backs off", retry = { delay = 1e6 } }))
+      group:go(chat, model(server, { model = "obeys", retry = { max_wait = 1e6 } }))
+      local results = assert(group:wait())
+      assert.same({ kind = "server", attempts = 1 }, results[1])
+      assert.same({ kind = "rate_limit", attempts = 1 }, results[2])
+    end)
+  end)
+
+  describe("keys", function()
+    it("never appear in errors", function()
+      local faults = {}
+      for _, status in ipairs({ 400, 401, 403, 404, 500 }) do
+        faults[#faults + 1] = { status = status, message = ("key %s is %s wrong"):format(KEY, KEY) }
+      end
+      local server = start({ faults = faults })
+      local m = model(server, { api_key = KEY, retry = { attempts = 1 } })
+      for _ = 1, #faults do
+        local _, err = m:chat({ prompt = "x" })
+        assert.match("key %[redacted%] is %[redacted%] wrong", err.message)
+        assert.is_nil(tostring(err):find(KEY, 1, true))
+      end
+    end)
+
+    it("are not cut in the middle by the limit of the text", function()
+      local server = start({ faults = { { status = 400, message = ("x"):rep(294) .. KEY } } })
+      local _, err = model(server, { api_key = KEY }):chat({ prompt = "x" })
+      assert.is_nil(err.message:find("sk-", 1, true))
+    end)
+
+    it("in own headers count as well", function()
+      local server = start({ faults = { { status = 400, message = "secret-2 and " .. KEY } } })
+      local _, err = model(server, { api_key = KEY, headers = { ["api-key"] = "secret-2" } }):chat({ prompt = "x" })
+      assert.match(": %[redacted%] and %[redacted%]$", err.message)
+    end)
+
+    it("are hidden from tostring", function()
+      local server = start()
+      local m = model(server, { api_key = KEY, base_url = server.url .. "?key=" .. KEY })
+      assert.equal("weft.model.openai: m at " .. server.url, tostring(m))
+    end)
+
+    it("that were refused are named by status alone", function()
+      local server = start({ api_key = KEY })
+      local _, err = model(server, { api_key = "sk-wrong" }):chat({ prompt = "x" })
+      assert.equal("auth", err.kind)
+      assert.is_nil(tostring(err):find("sk-wrong", 1, true))
+      assert.equal(1, server:stats().requests)
+    end)
+
+    it("do not show in complaints about arguments", function()
+      for _, given in ipairs({ KEY, { model = "m", api_key = KEY .. "\n" }, { model = "m", timeout = KEY },
+        { model = "m", retry = KEY }, { model = "m", base_url = "https://user:" .. KEY .. "@host/" },
+        { model = "m", base_url = KEY }, { model = "m", headers = { x = KEY .. "\n" } } }) do
+        assert.is_nil(raised(weft.model.openai, given):find("sk-test", 1, true))
+      end
+    end)
+  end)
+
+  it("limits the requests at the same time, over all tasks", function()
+    local server = start({ latency = 0.01 })
+    local m = model(server, { limits = { concurrency = 3 } })
+    local group = weft.group()
+    for i = 1, 12 do
+      group:go(function() return m:chat({ prompt = tostring(i) }) end)
+    end
+    assert(group:wait())
+    assert.equal(12, server:stats().requests)
+    assert.equal(3, server:stats().max_in_flight)
+  end)
+
+  it("gives its places back when a request is cancelled", function()
+    local server = start({ faults = { { delay = 3600 } } })
+    local m = model(server, { limits = { concurrency = 1 } })
+    local group = weft.group()
+    group:go(function() return m:chat({ prompt = "x" }) end)
+    eventually(counter(server, "in_flight"), 1)
+    group:close()
+    assert.equal("echo: y", assert(m:chat({ prompt = "y" })).text)
+  end)
+
+  describe("misuse", function()
+    local function refuses(message, fn, ...)
+      local args = { ... }
+      local err = raised(function() fn((unpack or table.unpack)(args)) end)
+      assert.match("^[^\n]*model_spec.lua:%d+: ", err)
+      assert.equal(message, (err:gsub("^.-model_spec.lua:%d+: ", "")))
+    end
+
+    it("of models is named", function()
+      local openai, of = weft.model.openai, " to weft.model.openai: "
+      refuses("bad argument 'options'" .. of .. "expected a table, got nil", openai)
+      refuses("bad argument 'model'" .. of .. "expected a string that is not empty, got nil", openai, {})
+      refuses("bad option 'key'" .. of .. "known are api_key, base_url, headers, limits, model, retry, timeout",
+        openai, { model = "m", key = "x" })
+      refuses("bad option 'retry.max'" .. of .. "known are attempts, delay, max_wait", openai,
+        { model = "m", retry = { max = 1 } })
+      refuses("bad argument 'retry.attempts'" .. of .. "expected a whole number >= 1, got 1.5", openai,
+        { model = "m", retry = { attempts = 1.5 } })
+      refuses("bad argument 'retry.delay'" .. of .. "expected a number >= 0, got nan", openai,
+        { model = "m", retry = { delay = 0 / 0 } })
+      refuses("bad argument 'limits.concurrency'" .. of .. "expected a whole number >= 1, got 0", openai,
+        { model = "m", limits = { concurrency = 0 } })
+      refuses("bad argument 'timeout.total'" .. of .. "expected a number of seconds > 0, got -1", openai,
+        { model = "m", timeout = { total = -1 } })
+      refuses("bad argument 'base_url'" .. of .. "expected a URL with http:// or https://", openai,
+        { model = "m", base_url = "example.org" })
+      refuses("bad argument 'headers'" .. of .. "expected strings by name", openai,
+        { model = "m", headers = { "x" } })
+    end)
+
+    it("of chats is named", function()
+      local m = weft.model.openai({ model = "m", base_url = "http://127.0.0.1:1" })
+      local of = " to model:chat: "
+      refuses("bad argument 'options'" .. of .. "expected a table, got string", m.chat, m, "x")
+      refuses("bad argument 'messages'" .. of .. "expected either messages or a prompt", m.chat, m, {})
+      refuses("bad argument 'messages'" .. of .. "expected a list of messages, got none", m.chat, m, { messages = {} })
+      refuses("bad argument 'temperature'" .. of .. "expected a number >= 0, got -1", m.chat, m,
+        { prompt = "x", temperature = -1 })
+      refuses("bad argument 'max_tokens'" .. of .. "expected a whole number >= 1, got 0", m.chat, m,
+        { prompt = "x", max_tokens = 0 })
+      refuses("bad argument 'timeout'" .. of
+        .. "expected a number of seconds > 0, or a table { connect =, total = } of them, got 0", m.chat, m,
+        { prompt = "x", timeout = 0 })
+      refuses("bad argument 'messages[1].content'" .. of .. "JSON cannot hold a function", m.chat, m,
+        { messages = { { role = "user", content = print } } })
+      refuses("bad argument 'extra.stream'" .. of .. "a chat comes as a whole", m.chat, m,
+        { prompt = "x", extra = { stream = true } })
+      refuses("bad argument 'self'" .. of .. "expected a model, got table; call it as m:chat{…}", m.chat, {})
+    end)
+
+    it("of a model as a table is refused", function()
+      local m = weft.model.openai({ model = "m" })
+      refuses("a model cannot be changed; make another one", function() m.model = "other" end)
+    end)
+
+    it("of names of kinds is nil", function()
+      assert.is_nil(weft.model.nothing)
+    end)
+  end)
+end)
+
+describe("weft.register", function()
+  it("names a metatable after its module, which is loaded where it is needed", function()
+    local pool = weft.pool({ threads = 1 })
+    local group = weft.group(nil, { pool = pool })
+    group:go(function()
+      local res = setmetatable({ body = "x", status = 1 }, require("weft.core").class("weft.http"))
+      return { before = package.loaded["weft.http"] ~= nil, res = res }
+    end)
+    local result = assert(group:wait())[1]
+    assert.is_false(result.before)
+    assert.match("^weft.http response", tostring(result.res))
+    group:close()
+    pool:close()
+  end)
+
+  it("says so when there is no such module", function()
+    local Point = {}
+    weft.register("no.such.module", Point)
+    local point = setmetatable({}, Point)
+    local group = weft.group()
+    group:go(function() return point end)
+    local results, err = group:wait()
+    assert.is_nil(results)
+    assert.match("the metatable 'no.such.module' is not registered in this Lua state; call weft.register"
+      .. ".*module 'no.such.module' not found", err.message)
+    assert.is_nil(err.message:find("\n", 1, true))
+  end)
+end)
