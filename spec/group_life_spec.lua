@@ -411,14 +411,27 @@ describe("a group's life:", function()
       end))
     end)
 
-    it("a coroutine of the task's own raises", function()
+    it("a coroutine of the task's own may block on Lua 5.4, and raises on LuaJIT", function()
       local message = error_of_task(function()
-        local wait = coroutine.wrap(function()
-          weft.sleep(0.001)
+        local channel = weft.channel(0)
+        local group = weft.group()
+        group:go(function()
+          channel:send("from afar")
         end)
-        wait()
+        local receive = coroutine.wrap(function()
+          for value in channel:iter() do
+            coroutine.yield(value)
+          end
+        end)
+        if receive() ~= "from afar" then
+          error("lost a value")
+        end
       end)
-      assert.truthy(message:find("would block inside a coroutine that the task made itself", 1, true), message)
+      if has_close then
+        assert.is_nil(message)
+      else
+        assert.truthy(message:find("would block inside a coroutine that the task made itself", 1, true), message)
+      end
     end)
 
     it("a coroutine of the script may wait", function()

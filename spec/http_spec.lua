@@ -2,6 +2,7 @@
 -- would never send.
 
 local json = require "weft.json"
+local leaks = require "spec.support.leaks"
 local socket = require "socket"
 local testing = require "weft.testing"
 local weft = require "weft"
@@ -89,6 +90,8 @@ local function raised(fn, ...)
 end
 
 describe("weft.http", function()
+  before_each(leaks.before)
+
   after_each(function()
     for i = #servers, 1, -1 do
       servers[i]:close()
@@ -98,9 +101,7 @@ describe("weft.http", function()
       listeners[i]:close()
       listeners[i] = nil
     end
-    collectgarbage()
-    collectgarbage()
-    eventually(transfers, 0)
+    leaks.after()
   end)
 
   describe("answers", function()

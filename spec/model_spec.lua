@@ -1,5 +1,6 @@
 -- Chats with the model server, over real sockets.
 
+local leaks = require "spec.support.leaks"
 local socket = require "socket"
 local testing = require "weft.testing"
 local weft = require "weft"
@@ -47,14 +48,14 @@ local function last_body(server)
 end
 
 describe("weft.model.openai", function()
+  before_each(leaks.before)
+
   after_each(function()
     for i = #servers, 1, -1 do
       servers[i]:close()
       servers[i] = nil
     end
-    collectgarbage()
-    collectgarbage()
-    eventually(function() return weft.stats().transfers end, 0)
+    leaks.after()
   end)
 
   describe("chat", function()

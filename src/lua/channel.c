@@ -48,8 +48,10 @@ static int raise_closed(lua_State *L, const char *what, const char *problem) {
 /* An empty parcel that stays put while the caller of L is blocked; `own` is on its C stack. */
 static weft_parcel *slot_of_caller(weft_state *state, weft_parcel *own) {
   weft_fiber *fiber = state->scheduler.current;
-  if (fiber)
+  if (fiber) {
+    weft_parcel_clear(&fiber->task->parcel); /* it may have kept memory */
     return &fiber->task->parcel;
+  }
   weft_parcel_init(own);
   return own;
 }
