@@ -13,12 +13,16 @@ luajit="luajit2 libluajit2-5.1-dev"
 if [ "$(dpkg-query -W -f '${db:Status-Status}' luajit 2>/dev/null || :)" = installed ]; then
   luajit="luajit libluajit-5.1-dev"
 fi
+go=golang-go
+if command -v go >/dev/null; then
+  go="" # any Go will do
+fi
 tests="libssl-dev zlib1g-dev openssl curl lua-busted lua-check lua-dkjson lua-socket luarocks"
 
 case "${1-}" in
   demo) needed="$build" ;;
   test) needed="$build $luajit $tests" ;;
-  bench) needed="$build $luajit" ;;
+  bench) needed="$build $luajit $go lua-luv lua-cqueues" ;;
   *)
     echo "usage: scripts/deps.sh demo|test|bench" >&2
     exit 2

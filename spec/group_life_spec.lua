@@ -402,7 +402,7 @@ describe("a group's life:", function()
       assert.truthy(message:find("channel:recv would block inside a C call (gsub)", 1, true), message)
     end)
 
-    it("pcall and metamethods are no obstacle where the VM allows it", function()
+    it("pcall is no obstacle", function()
       assert.is_nil(error_of_task(function()
         local ok, err = pcall(pcall, function()
           weft.sleep(0)

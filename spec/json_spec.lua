@@ -18,7 +18,8 @@ describe("weft.json", function()
 
   it("keeps the digits of numbers", function()
     local whole = 123456789012345
-    assert.equal("[123456789012345,-7,2,0.1,1700000000.123456]", json.encode({ whole, -7, 2.0, 0.1, 1700000000.123456 }))
+    assert.equal("[123456789012345,-7,2,0.1,1700000000.123456]",
+      json.encode({ whole, -7, 2.0, 0.1, 1700000000.123456 }))
     for _, number in ipairs({ 1 / 3, 2 ^ 53, 1e300, -5e-324, 0.1 + 0.2, 2 ^ 60 }) do
       assert.equal(number, tonumber(json.encode(number)))
     end
@@ -34,7 +35,8 @@ describe("weft.json", function()
   it("names what cannot be encoded", function()
     local of = " to weft.json.encode: JSON cannot hold "
     assert.equal("bad argument 'value'" .. of .. "a function", problem(print))
-    assert.equal("bad argument 'value.a[2].b'" .. of .. "a number that is not finite", problem({ a = { 1, { b = 0 / 0 } } }))
+    assert.equal("bad argument 'value.a[2].b'" .. of .. "a number that is not finite",
+      problem({ a = { 1, { b = 0 / 0 } } }))
     assert.match("value.a'.* holes", problem({ a = { 1, x = 2 } }))
     assert.match("value'.*a key that is a number", problem({ [5] = 1 }))
     local loop = {}

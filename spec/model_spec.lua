@@ -264,7 +264,8 @@ describe("weft.model.openai", function()
       local err, requests = failure({ stall = math.huge }, { timeout = 0.05, retry = { attempts = 2, delay = 0 } })
       assert.equal("timeout", err.kind)
       assert.equal(2, requests)
-      err, requests = failure({ delay = 3600 }, { retry = { attempts = 1 } }, { prompt = "x", timeout = { total = 0.05 } })
+      err, requests = failure({ delay = 3600 }, { retry = { attempts = 1 } },
+        { prompt = "x", timeout = { total = 0.05 } })
       assert.equal("timeout", err.kind)
       assert.equal(1, requests)
     end)
@@ -353,7 +354,8 @@ describe("weft.model.openai", function()
       }) do
         local _, err = reply("400 Bad Request", body)
         assert.equal("request", err.kind)
-        assert.match("status 400%)" .. (message == "" and "$" or ": " .. message:gsub("%p", "%%%0") .. "$"), err.message)
+        local ending = message == "" and "" or ": " .. message:gsub("%p", "%%%0")
+        assert.match("status 400%)" .. ending .. "$", err.message)
       end
     end)
 

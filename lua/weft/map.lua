@@ -89,7 +89,7 @@ local function each_chunk(what, ctx, items, fn, opts, on_chunk)
       return false
     end
     finished = finished + 1
-    local i = task.index
+    local i = task:index()
     local errors
     if not failure then
       results, errors = group:values(i)
@@ -220,8 +220,8 @@ function M.stream(ctx, items, fn, opts)
       return nil
     end
     finished = finished + 1
-    group:forget(task.index)
-    return task.index, value, err
+    group:forget(task:index())
+    return task:index(), value, err
   end
   return next_result, nil, nil, group
 end

@@ -918,10 +918,57 @@ static int cancel_task(lua_State *L) {
   return 0;
 }
 
+/*** The task's place in the order of go.
+ * @function task:index
+ * @treturn integer from 1
+ */
+static int task_index(lua_State *L) {
+  weft_push_integer(L, ((lua_task *)luaL_checkudata(L, 1, task_class))->index);
+  return 1;
+}
+
 static int task_tostring(lua_State *L) {
   lua_task *task = luaL_checkudata(L, 1, task_class);
   lua_pushfstring(L, "weft task %d", (int)task->index);
   return 1;
+}
+
+/* The index of a task of the group at stack index 1 that has ended. */
+static uint32_t check_ended(lua_State *L, lua_group *group, const char *what) {
+  uint32_t index = weft_check_count(L, 2, what, "index", 1, WEFT_MAX_COUNT);
+  drain_group(group, L, 1);
+  if (index > group->count || !is_ended(group->slots[index - 1]))
+    luaL_error(L, "%s: task %d has not ended", what, (int)index);
+  return index;
+}
+
+/*** All values that a task which has ended returned, or nil and its error.
+ * @function group:values
+ * @tparam integer index of the task in the order of go
+ * @return as @{task:wait}
+ * @raise when it has not ended
+ */
+static int group_values(lua_State *L) {
+  lua_group *group = check_group(L, "group:values");
+  uint32_t index = check_ended(L, group, "group:values");
+  return push_task_outcome(L, 1, (task_ref){group, index});
+}
+
+/*** Drops what a task which has ended left, so that a long run of tasks stays flat in memory.
+ * @function group:forget
+ * @tparam integer index of the task in the order of go
+ * @raise when it has not ended
+ */
+static int forget(lua_State *L) {
+  lua_group *group = check_group(L, "group:forget");
+  uint32_t index = check_ended(L, group, "group:forget");
+  for (int field = GROUP_RESULTS; field <= GROUP_FIELDS; field++) {
+    push_table_of(L, 1, field);
+    lua_pushnil(L);
+    lua_rawseti(L, -2, (int)index);
+    lua_pop(L, 1);
+  }
+  return 0;
 }
 
 /* ---- in the order of completion ---- */
@@ -984,13 +1031,15 @@ void weft_open_group(weft_state *state, lua_State *L) {
       {"wait", wait_group, WEFT_BLOCKS}, {"join", join_group, WEFT_BLOCKS},
       {"close", close_group, WEFT_BLOCKS}, {"cancel", cancel_group, 0},
       {"stats", group_stats, 0},         {"completed", completed, 0},
-      {"error_of", error_of, 0},
+      {"error_of", error_of, 0},         {"values", group_values, 0},
+      {"forget", forget, 0},
       {"__close", close_group, WEFT_BLOCKS}, {"__tostring", group_tostring, 0},
       {NULL, NULL, 0}};
   static const weft_function body_methods[] = {{"__gc", group_gc, 0}, {NULL, NULL, 0}};
   static const weft_function task_methods[] = {{"wait", wait_task, WEFT_BLOCKS},
                                                {"status", task_status, 0},
                                                {"cancel", cancel_task, 0},
+                                               {"index", task_index, 0},
                                                {"__tostring", task_tostring, 0},
                                                {NULL, NULL, 0}};
   static const weft_function functions[] = {{"group", new_group, 0}, {NULL, NULL, 0}};

@@ -1,9 +1,9 @@
 /* http.c: one HTTP request as a blocking call.
  *
- * Owns a reference to each transfer, in a userdata that is made first. Entered by the state's thread.
- * Invariant: from its start until its end is taken, a transfer's userdata lies in the options table,
- * which is the call's first argument and so outlives the park; a transfer whose userdata is collected
- * is aborted.
+ * Owns a reference to each transfer, in a userdata that is made first. Entered by the state's
+ * thread. Invariant: from its start until its end is taken, a transfer's userdata lies in the
+ * options table, which is the call's first argument and so outlives the park; a transfer whose
+ * userdata is collected is aborted.
  */
 #include "../core/http.h"
 
@@ -113,7 +113,7 @@ static void push_lower(lua_State *L, weft_http_text name) {
   luaL_pushresult(&b);
 }
 
-/* Adds the value on top to the table below it under the name below that: a second one makes a list. */
+/* Adds the value on top to the table, under the name below it: a second one makes a list. */
 static void add_header(lua_State *L, int headers) {
   int name = lua_gettop(L) - 1, value = name + 1;
   lua_pushvalue(L, name);
@@ -236,7 +236,7 @@ static lua_transfer *take_running(lua_State *L) {
   return lua_touserdata(L, -1);
 }
 
-/* Pushes what the call returns. The memory goes at once: the collector does not know how much it is. */
+/* Pushes what the call returns. The memory goes at once: the collector does not know its size. */
 static int push_end(weft_state *state, lua_State *L, lua_transfer *self) {
   weft_error *error = weft_http_error(self->transfer);
   luaL_checkstack(L, 20, "answer");
@@ -270,7 +270,7 @@ static int finish_request(lua_State *L, weft_park *park, int source) {
 
 static const weft_park_op request_op = {"weft.http.request", finish_request, NULL, leave_request};
 
-/* Pushes a userdata with a new transfer; or, without one, pushes more and ends with nil and an error. */
+/* Pushes a userdata with a new transfer. NULL: nil and an error lie above it. */
 static lua_transfer *push_transfer(weft_state *state, lua_State *L,
                                    const weft_http_request *request) {
   lua_transfer *self = weft_new_userdata(L, sizeof *self);
@@ -288,8 +288,8 @@ static lua_transfer *push_transfer(weft_state *state, lua_State *L,
 /*** Sends a request and blocks until the answer is complete. Checked and wrapped by weft.http.
  * @function http_request
  * @local
- * @tparam table options as `weft.http.request` makes them: `url`, `method`, `body`, `ca_file`: strings;
- *   `headers`: a list of names and values by turns; `timeout`, `connect_timeout`: seconds;
+ * @tparam table options as `weft.http.request` makes them: `url`, `method`, `body`, `ca_file`:
+ *   strings; `headers`: a list of names and values by turns; `timeout`, `connect_timeout`: seconds;
  *   `max_body`, `max_header`: bytes; `decompress`: boolean. Not for two calls at the same time
  * @treturn[1] table `status`, `headers`, `body`, `timings`
  * @treturn[2] nil

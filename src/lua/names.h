@@ -18,7 +18,7 @@ void weft_names_rescan(struct weft_state *state, lua_State *L);
 void weft_names_refresh(struct weft_state *state, lua_State *L);
 /* Pushes the value of a name, requiring its module. Raises what require raises. */
 void weft_names_push(struct weft_state *state, lua_State *L, const char *name, size_t size);
-/* Requires the module of that name without a result: 1; or 0 with the reason on top of the stack. */
+/* Requires the module of that name: 1; or 0 with the reason on top of the stack. */
 int weft_names_require(lua_State *L, const char *name);
 /* Sets package.path and package.cpath of a worker's state to what a host published last. */
 void weft_names_adopt_paths(lua_State *L);

@@ -150,6 +150,8 @@ int weft_encode_plain(weft_state *state, lua_State *L, int first, int count) {
 static void push_key(lua_State *L, int key) {
   if (lua_type(L, key) == LUA_TSTRING)
     lua_pushfstring(L, ".%s", lua_tostring(L, key));
+  else if (lua_type(L, key) == LUA_TNUMBER && weft_is_integer(L, key))
+    lua_pushfstring(L, "[%d]", (int)weft_to_integer(L, key));
   else if (lua_type(L, key) == LUA_TNUMBER)
     lua_pushfstring(L, "[%f]", lua_tonumber(L, key));
   else
@@ -725,7 +727,7 @@ static void push_registered(decoder *d, const char *name, size_t size) {
   lua_replace(d->L, -2);
 }
 
-/* A metatable may have the name of the module that registers it: that is loaded here on first use. */
+/* A metatable may have the name of the module that registers it, which is then loaded here. */
 static void push_metatable(decoder *d, const char *name, size_t size) {
   lua_State *L = d->L;
   push_registered(d, name, size);

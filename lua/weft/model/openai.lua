@@ -50,7 +50,7 @@ function Model:__tostring()
   return ("weft.model.openai: %s"):format(rawget(self, "settings").label)
 end
 
-function Model:__newindex()
+function Model.__newindex()
   error("a model cannot be changed; make another one", 2)
 end
 

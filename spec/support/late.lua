@@ -1,0 +1,2 @@
+-- A module that ship_spec loads late.
+return { late = true }
