@@ -13,8 +13,9 @@ local weft = {
   inline = "inline", -- as a pool: run tasks in the calling state, where captured variables are shared
 }
 
+local internal = { methods = true, fail_at = true, new_error = true, http_request = true, class = true, null = true }
 for name, value in pairs(core) do
-  if name ~= "methods" and name ~= "fail_at" and name ~= "new_error" then
+  if not internal[name] then
     weft[name] = value
   end
 end

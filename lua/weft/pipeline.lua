@@ -26,16 +26,19 @@ function M.stage(name, fn, opts)
   check.count("weft.stage", "limit", opts.limit, 1)
   check.count("weft.stage", "workers", opts.workers, 1)
   local limit = opts.limit or opts.workers
-  return setmetatable({ name = name, fn = fn, limit = limit }, stage_metatable)
+  local info = debug.getinfo(fn, "S")
+  local where = ("%s:%d"):format(info.short_src, info.linedefined)
+  return setmetatable({ name = name, fn = fn, limit = limit, where = where }, stage_metatable)
 end
 
-local function stage_error(stage, index, err)
+--- The item's index is added where the task ends: its place in the order of go.
+local function stage_error(stage, err)
   return core.new_error {
     kind = core.is_error(err) and err.kind or "error",
     message = tostring(core.is_error(err) and err.message or err),
     cause = err,
     stage = stage.name,
-    index = index,
+    where = stage.where,
     status = core.is_error(err) and err.status or nil,
   }
 end
@@ -52,9 +55,9 @@ function M.run_item(ctx, stages, gates, value, index)
       gate:release()
     end
     if not ok then
-      return nil, stage_error(stage, index, result)
+      return nil, stage_error(stage, result)
     elseif result == nil and err ~= nil then
-      return nil, stage_error(stage, index, err)
+      return nil, stage_error(stage, err)
     end
     value = result
   end
@@ -115,7 +118,7 @@ end
 -- @treturn[1] table results in the order of the items, with `n`
 -- @treturn[2] nil; with `collect` the results
 -- @treturn[2] error the first failure; with `collect` all of them, joined, in the order of the items
--- @raise bad argument; the context's error once that is done
+-- @raise bad argument; the error of the caller's own context once that is done
 function pipeline:run(ctx, items, opts)
   check.context("pipeline:run", ctx)
   opts = check.options("pipeline:run", opts, { limit = true, pool = true, collect = true })
@@ -132,8 +135,9 @@ function pipeline:run(ctx, items, opts)
       end
     end
   end
-  run_ctx:cancel();
-  (ctx or core.current()):check()
+  first = first or (run_ctx:err() and not opts.collect and run_ctx:cause())
+  run_ctx:cancel()
+  core.current():check()
   results.n = n
   if first then
     return nil, first

@@ -58,7 +58,7 @@ function M.shield(seconds, fn, ...)
   local group = core.group(ctx, { pool = "inline" })
   local args = pack(...)
   local outcome
-  local task = group:go(function()
+  local task, refused = group:go(function()
     outcome = pack(fn((unpack or table.unpack)(args, 1, args.n)))
   end)
   group:join()
@@ -66,7 +66,7 @@ function M.shield(seconds, fn, ...)
   if outcome then
     return (unpack or table.unpack)(outcome, 1, outcome.n)
   end
-  error(group:error_of(task), 0)
+  error(task and group:error_of(task) or refused, 0)
 end
 
 return M

@@ -1,2 +1,11 @@
 -- A module that ship_spec loads late.
-return { late = true }
+local late = {}
+
+local calls = 0
+
+function late.count()
+  calls = calls + 1
+  return calls
+end
+
+return late

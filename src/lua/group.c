@@ -424,20 +424,27 @@ static int submit(lua_group *group, lua_State *L, int function, int count, int n
   return rc;
 }
 
+/* What can raise comes before the task counts. */
 static int start_local(lua_group *group, lua_State *L, int function, int count, int name_index) {
   weft_task *task = new_task(group, L, name_index);
+  weft_context *own = weft_task_own_context(task);
+  if (!own || !lua_checkstack(L, count + 8)) {
+    weft_task_give(&group->state->free_tasks, task);
+    return luaL_error(L, "not enough memory");
+  }
   task->kind = KIND_LOCAL;
-  if (group->local_running++ == 0) {
+  lua_pushvalue(L, function);
+  weft_push_handle(group->state, L, &own->handle);
+  for (int i = 1; i < count; i++)
+    lua_pushvalue(L, function + i);
+  weft_fiber *fiber = weft_scheduler_reserve(&group->state->scheduler, L, count + 1);
+  if (group->local_running == 0) {
     lua_pushvalue(L, 1);
     group->anchor = luaL_ref(L, LUA_REGISTRYINDEX);
   }
+  group->local_running++;
   count_in(group, task);
-  luaL_checkstack(L, count + 8, "arguments");
-  lua_pushvalue(L, function);
-  weft_push_handle(group->state, L, &weft_task_own_context(task)->handle);
-  for (int i = 1; i < count; i++)
-    lua_pushvalue(L, function + i);
-  weft_scheduler_start_local(&group->state->scheduler, L, task, count + 1);
+  weft_scheduler_start_local(&group->state->scheduler, L, fiber, task, count + 1);
   return WEFT_OK;
 }
 

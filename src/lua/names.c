@@ -97,10 +97,12 @@ void weft_names_rescan(weft_state *state, lua_State *L) {
   publish_paths(L);
 }
 
-void weft_names_refresh(weft_state *state, lua_State *L) {
+int weft_names_refresh(weft_state *state, lua_State *L) {
   luaL_checkstack(L, 4, "names");
-  if (count_loaded(L) != state->names_loaded)
-    weft_names_rescan(state, L);
+  if (count_loaded(L) == state->names_loaded)
+    return 0;
+  weft_names_rescan(state, L);
+  return 1;
 }
 
 static const char *find(weft_state *state, lua_State *L, int index, size_t *size) {

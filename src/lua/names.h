@@ -14,8 +14,8 @@ const char *weft_names_find_function(struct weft_state *state, lua_State *L, int
 /* Learns the names of everything that is in package.loaded now, and lets workers require what this
  * state can: publishes package.path and package.cpath. */
 void weft_names_rescan(struct weft_state *state, lua_State *L);
-/* The same, when modules have been loaded since it was done last. Cheap. */
-void weft_names_refresh(struct weft_state *state, lua_State *L);
+/* The same, when modules have been loaded since it was done last: 1. Cheap. */
+int weft_names_refresh(struct weft_state *state, lua_State *L);
 /* Pushes the value of a name, requiring its module. Raises what require raises. */
 void weft_names_push(struct weft_state *state, lua_State *L, const char *name, size_t size);
 /* Requires the module of that name: 1; or 0 with the reason on top of the stack. */

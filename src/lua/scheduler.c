@@ -577,16 +577,23 @@ void weft_scheduler_drop_starting(weft_scheduler *scheduler) {
     give_fiber_back(scheduler, fiber, 0);
 }
 
-void weft_scheduler_start_local(weft_scheduler *scheduler, lua_State *L, weft_task *task,
-                                int count) {
+weft_fiber *weft_scheduler_reserve(weft_scheduler *scheduler, lua_State *L, int count) {
   weft_fiber *fiber = take_fiber(scheduler, L);
+  if (!lua_checkstack(fiber->co, count + 8)) {
+    give_fiber_back(scheduler, fiber, 1);
+    luaL_error(L, "too many arguments");
+  }
+  return fiber;
+}
+
+void weft_scheduler_start_local(weft_scheduler *scheduler, lua_State *L, weft_fiber *fiber,
+                                weft_task *task, int count) {
   atomic_store(&task->runner, scheduler->inbox);
   fiber->task = task;
   fiber->is_local = 1;
   fiber->outer = scheduler->current;
-  luaL_checkstack(fiber->co, count + 8, "arguments");
   lua_xmove(L, fiber->co, count);
-  fiber->start_args = count - 1;
+  fiber->start_args = (uint16_t)(count - 1);
   push_ready(scheduler, fiber);
 }
 

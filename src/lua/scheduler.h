@@ -114,8 +114,11 @@ weft_context *weft_fiber_context(weft_fiber *fiber, lua_State *L, int own);
 
 /* Starts a task of a pool: unpacks and runs it until it parks or ends. */
 void weft_scheduler_start(weft_scheduler *scheduler, weft_task *task);
-/* Queues a task of weft.inline whose function and arguments are the top `count` values of L. */
-void weft_scheduler_start_local(weft_scheduler *scheduler, lua_State *L, weft_task *task, int count);
+/* For a task of weft.inline, in two steps: a fiber with room for `count` values, or a raise; */
+weft_fiber *weft_scheduler_reserve(weft_scheduler *scheduler, lua_State *L, int count);
+/* then, without a way to fail, queues the task whose function and arguments are the top of L. */
+void weft_scheduler_start_local(weft_scheduler *scheduler, lua_State *L, weft_fiber *fiber,
+                                weft_task *task, int count);
 /* Runs what is woken or ready, once. Returns how much that was. */
 int weft_scheduler_turn(weft_scheduler *scheduler);
 /* After an error in weft_scheduler_start: gives the fiber of the task that did not start back. */

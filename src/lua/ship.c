@@ -214,7 +214,6 @@ static weft_code *make_code(weft_state *state, lua_State *L, int index, weft_buf
 /* The portable way: dump, hash, compare bytes. With a reference for the caller. */
 static weft_code *register_function(weft_state *state, lua_State *L, int index) {
   weft_buf dump;
-  weft_names_refresh(state, L); /* its code may be known, but not the modules that it captures here */
   weft_buf_init(&dump, 64u << 20);
   if (dump_function(L, index, &dump) != 0) {
     weft_buf_free(&dump);

@@ -230,15 +230,20 @@ static const char *push_type_name(lua_State *L, int index) {
   return lua_tostring(L, metatable);
 }
 
-/* Raises "<path>: <type> cannot be sent; <advice>". The culprit is on top of the stack. */
-static int refuse(encoder *e, const char *advice) {
+/* Raises "<path>: <type> cannot be sent; <advice>". The culprit is on top of the stack, which it leaves.
+ * Returns when it may be part of a module that was loaded lately: the message is then written again. */
+static void refuse(encoder *e, const char *advice) {
   lua_State *L = e->L;
   luaL_checkstack(L, 16, "error");
+  if (weft_names_refresh(e->state, L)) {
+    lua_pop(L, 1);
+    return;
+  }
   int culprit = lua_gettop(L);
   const char *type = push_type_name(L, culprit);
   lua_pushvalue(L, culprit);
   push_path(e);
-  return luaL_error(L, "%s: %s cannot be sent; %s", lua_tostring(L, -1), type, advice);
+  luaL_error(L, "%s: %s cannot be sent; %s", lua_tostring(L, -1), type, advice);
 }
 
 /* ---- tables ---- */
@@ -285,26 +290,13 @@ static void put_metatable(encoder *e, int index) {
       lua_pushvalue(L, index);
       refuse(e, advice ? advice
                        : "it has a metatable: register that with weft.register(name, metatable)");
+      lua_pop(L, 2);
+      return;
     }
     check(e, put_bytes(e->out, TAG_METATABLE, name, size));
     lua_pop(L, 2);
   }
   lua_pop(L, 2);
-}
-
-/* Has a metatable that is neither registered nor our guard: an error, or a module loaded lately. */
-static int has_unknown_metatable(encoder *e, int index) {
-  lua_State *L = e->L;
-  int top = lua_gettop(L);
-  if (!lua_getmetatable(L, index))
-    return 0;
-  lua_rawgeti(L, LUA_REGISTRYINDEX, e->state->metatable_names);
-  lua_pushvalue(L, top + 1);
-  lua_rawget(L, -2);
-  lua_rawgeti(L, LUA_REGISTRYINDEX, e->state->guard);
-  int is_unknown = lua_isnil(L, -2) && !lua_rawequal(L, top + 1, -1);
-  lua_settop(L, top);
-  return is_unknown;
 }
 
 static void put_name(encoder *e, const char *name, size_t size) {
@@ -316,10 +308,6 @@ static void put_table(encoder *e, int index) {
   size_t size;
   luaL_checkstack(L, 12, "table");
   const char *name = weft_names_find(e->state, L, index, &size);
-  if (!name && has_unknown_metatable(e, index)) {
-    weft_names_refresh(e->state, L);
-    name = weft_names_find(e->state, L, index, &size);
-  }
   if (name) {
     put_name(e, name, size);
     return;
@@ -404,11 +392,18 @@ static void put_new_function(encoder *e, int index, weft_code *code) {
 }
 
 /* Code that was shipped before is no module's function; anything else may be. */
+static const char *find_function_name(encoder *e, int index, size_t *size) {
+  const char *name = weft_names_find_function(e->state, e->L, index, size);
+  if (name || !weft_names_refresh(e->state, e->L))
+    return name;
+  return weft_names_find_function(e->state, e->L, index, size);
+}
+
 static void put_function(encoder *e, int index) {
   lua_State *L = e->L;
   size_t size;
   weft_code *code = weft_ship_find(e->state, L, index);
-  const char *name = code ? NULL : weft_names_find_function(e->state, L, index, &size);
+  const char *name = code ? NULL : find_function_name(e, index, &size);
   if (name) {
     put_name(e, name, size);
     return;
@@ -418,6 +413,7 @@ static void put_function(encoder *e, int index) {
     refuse(e, lua_iscfunction(L, index)
                   ? "it is a C function that no loaded module has; require its module in the task"
                   : "functions that capture functions are nested too deeply");
+    return;
   }
   int64_t seen = see(e, index);
   if (seen >= 0)
@@ -431,6 +427,7 @@ static void put_userdata(encoder *e, int index) {
   if (!handle) {
     lua_pushvalue(e->L, index);
     refuse(e, "open it inside the task, or use weft.inline");
+    return;
   }
   check(e, weft_buf_putc(e->out, TAG_HANDLE));
   check(e, weft_parcel_write_handle(&e->state->writer, handle));
@@ -587,33 +584,44 @@ void weft_encoder_scratch_free(weft_encoder_scratch *scratch) {
   *scratch = (weft_encoder_scratch){0};
 }
 
-void weft_encode(weft_state *state, lua_State *L, int first, int count, const char *what,
-                 weft_code_keeper *keeper) {
-  encoder e = {.state = state,
-               .L = L,
-               .out = &state->writer.buf,
-               .scratch = &state->scratch,
-               .keeper = keeper,
-               .what = what,
-               .parent = UINT32_MAX};
-  int is_task = count > 0 && lua_type(L, first) == LUA_TFUNCTION;
-  luaL_checkstack(L, 16, "message");
+static void encode_once(encoder *e, int first, int count) {
+  weft_state *state = e->state;
+  int is_task = count > 0 && lua_type(e->L, first) == LUA_TFUNCTION;
   weft_parcel_writer_reset(&state->writer);
   reset_scratch(&state->scratch);
-  check(&e, weft_buf_putc(e.out, 0));
+  check(e, weft_buf_putc(e->out, 0));
   for (int i = 0; i < count; i++) {
-    e.number = is_task ? i : i + 1;
-    put_value(&e, first + i);
+    e->number = is_task ? i : i + 1;
+    put_value(e, first + i);
   }
   if (state->scratch.table_count)
-    put_pending(&e);
-  put_shared_cells(&e);
-  if (e.has_objects) {
+    put_pending(e);
+  put_shared_cells(e);
+  if (e->has_objects) {
     uint32_t objects = state->scratch.seen.count;
-    check(&e, weft_buf_putc(e.out, TAG_END));
-    check(&e, weft_buf_append(e.out, &objects, sizeof objects));
-    e.out->data[0] |= HAS_OBJECTS;
+    check(e, weft_buf_putc(e->out, TAG_END));
+    check(e, weft_buf_append(e->out, &objects, sizeof objects));
+    e->out->data[0] |= HAS_OBJECTS;
   }
+}
+
+/* A new function in the message may have made us look at what is loaded, and learn that a table which
+ * was written before is a module: then all is written again. */
+void weft_encode(weft_state *state, lua_State *L, int first, int count, const char *what,
+                 weft_code_keeper *keeper) {
+  uint32_t known;
+  luaL_checkstack(L, 16, "message");
+  do {
+    encoder e = {.state = state,
+                 .L = L,
+                 .out = &state->writer.buf,
+                 .scratch = &state->scratch,
+                 .keeper = keeper,
+                 .what = what,
+                 .parent = UINT32_MAX};
+    known = state->names_loaded;
+    encode_once(&e, first, count);
+  } while (known != state->names_loaded);
 }
 
 void weft_encode_finish(weft_state *state, lua_State *L, weft_parcel *parcel, int count) {

@@ -1,0 +1,162 @@
+-- Pipelines: order, bounds, errors by stage and item, cancellation.
+
+local leaks = require "spec.support.leaks"
+local weft = require "weft"
+
+local function numbers(n)
+  local list = {}
+  for i = 1, n do
+    list[i] = i
+  end
+  return list
+end
+
+describe("weft.pipeline", function()
+  before_each(leaks.before)
+  after_each(leaks.after)
+
+  local function double()
+    return weft.stage("double", function(value)
+      return value * 2
+    end)
+  end
+
+  it("passes every item through all stages, results in the order of the items", function()
+    local pipeline = weft.pipeline {
+      double(),
+      weft.stage("add", function(value)
+        return value + 1
+      end),
+    }
+    local results, err = pipeline:run(nil, numbers(500))
+    assert.is_nil(err)
+    assert.equal(500, results.n)
+    for i = 1, 500 do
+      assert.equal(2 * i + 1, results[i])
+    end
+  end)
+
+  it("hands stages their context and the item's index", function()
+    local pipeline = weft.pipeline {
+      weft.stage("look", function(value, ctx, index)
+        return { value = value, index = index, name = ctx:value "name" }
+      end),
+    }
+    local ctx = weft.background():with_value("name", "outer")
+    local results = assert(pipeline:run(ctx, { "a", "b" }))
+    assert.same({ value = "b", index = 2, name = "outer" }, results[2])
+  end)
+
+  it("reads an iterator only as far as the limit allows", function()
+    local given, running = 0, 0
+    local pipeline = weft.pipeline { double() }
+    local function items()
+      if given == 40 then
+        return nil
+      end
+      given = given + 1
+      running = running + 1
+      assert.is_true(running <= 4)
+      return given
+    end
+    local sum = 0
+    for _, value in pipeline:stream(nil, items, { limit = 4 }) do
+      running = running - 1
+      sum = sum + value
+    end
+    assert.equal(2 * 40 * 41 / 2, sum)
+  end)
+
+  it("never lets more items into a stage than its limit", function()
+    local inside, most = weft.semaphore(3), weft.channel(1000)
+    local pipeline = weft.pipeline {
+      weft.stage("narrow", function(value)
+        most:send(inside:try_acquire()) -- false when a fourth is inside
+        weft.sleep(0.001)
+        inside:release()
+        return value
+      end, { limit = 3 }),
+    }
+    assert(pipeline:run(nil, numbers(60), { limit = 30 }))
+    for _ = 1, 60 do
+      assert.is_true((most:recv()))
+    end
+  end)
+
+  it("names the stage and the item of the first failure and stops", function()
+    local pipeline = weft.pipeline {
+      double(),
+      weft.stage("check", function(value)
+        if value == 14 then
+          return nil, "fourteen is not allowed"
+        end
+        return value
+      end),
+    }
+    local results, err = pipeline:run(nil, numbers(20))
+    assert.is_nil(results)
+    assert.equal("check", err.stage)
+    assert.equal(7, err.index)
+    assert.matches("stage 'check', item 7 %(.-pipeline_spec%.lua:%d+%) failed: fourteen is not allowed", tostring(err))
+  end)
+
+  it("collects all failures in the order of the items", function()
+    local pipeline = weft.pipeline {
+      weft.stage("odd", function(value)
+        if value % 2 == 0 then
+          error("even: " .. value)
+        end
+        return value
+      end),
+    }
+    local results, err = pipeline:run(nil, numbers(10), { collect = true })
+    assert.equal(9, results[9])
+    assert.equal("joined", err.kind)
+    assert.equal(5, #err.errors)
+    for i, failure in ipairs(err.errors) do
+      assert.equal(2 * i, failure.index)
+      assert.equal("odd", failure.stage)
+    end
+    assert.matches("5 of 10 items failed", tostring(err))
+  end)
+
+  it("ends when its context is cancelled", function()
+    local ctx = weft.background():with_cancel()
+    local started = weft.channel(0)
+    local pipeline = weft.pipeline {
+      weft.stage("wait", function(value)
+        started:send(value)
+        weft.sleep(math.huge)
+      end),
+    }
+    local canceller = weft.group()
+    canceller:go(function()
+      started:recv()
+      ctx:cancel "enough"
+    end)
+    local results, err = pipeline:run(ctx, { 1 })
+    canceller:wait()
+    canceller:close()
+    assert.is_nil(results)
+    assert.is_true(weft.is(err, "canceled"))
+    assert.equal("wait", err.stage or "wait")
+  end)
+
+  it("rejects what is no stage, no function, no list", function()
+    assert.has_error(function()
+      weft.pipeline {}
+    end, "bad argument 'stages' to weft.pipeline: expected a list of at least one stage, got 0")
+    assert.error_matches(function()
+      weft.pipeline { function() end }
+    end, "bad argument 'stages%[1%]' to weft.pipeline: expected a weft.stage, got function")
+    assert.error_matches(function()
+      weft.stage("x", nil)
+    end, "bad argument 'fn' to weft.stage: expected a function, got nil")
+    assert.error_matches(function()
+      weft.stage("x", function() end, { limit = 0 })
+    end, "bad argument 'limit' to weft.stage: expected a whole number >= 1, got 0")
+    assert.error_matches(function()
+      weft.stage("x", function() end, { rate = 3 })
+    end, "bad option 'rate' to weft.stage: known are limit, workers")
+  end)
+end)
