@@ -82,7 +82,7 @@ $(C_BUILD)/embed: examples/embed.c $(CORE_BUILD)/libweft.a
 
 $(C_BUILD)/test_%: spec/core/test_%.c $(CORE_BUILD)/libweft.a $(wildcard spec/core/*.h)
 	@mkdir -p $(@D)
-	$(CC) $(BASE_CFLAGS) -Isrc/core -Isrc/testing -Ispec/core $< $(CORE_BUILD)/libweft.a -o $@ -lcurl -lssl -lcrypto -lz -lm
+	$(CC) $(BASE_CFLAGS) -fvisibility=default -rdynamic -Isrc/core -Isrc/testing -Ispec/core $< $(CORE_BUILD)/libweft.a -o $@ -lcurl -lssl -lcrypto -lz -lm
 
 # Links the VM, since it tests what is made of its dumps.
 $(C_BUILD)/$(LUA)-test_bytecode: spec/core/test_bytecode.c $(BUILD)/lua/bytecode.o $(BUILD)/lua/bytecode_54.o $(BUILD)/lua/bytecode_jit.o $(BUILD)/lua/lostwrite.o $(CORE_BUILD)/libweft.a

@@ -59,6 +59,8 @@ void weft_parcel_writer_reset(weft_parcel_writer *writer) {
   release_handles(writer->buf.data, writer->last_handle);
   writer->last_handle = 0;
   writer->buf.size = 0;
+  if (writer->buf.capacity > KEEP_CAPACITY) /* of a message that was given up */
+    weft_buf_free(&writer->buf);
 }
 
 int weft_parcel_write_handle(weft_parcel_writer *writer, weft_handle *handle) {

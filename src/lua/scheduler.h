@@ -24,8 +24,8 @@ typedef struct weft_watch weft_watch;
 /* How a park ended. */
 enum { WEFT_PARK_EVENT, WEFT_PARK_CANCELED, WEFT_PARK_ABANDONED };
 
-/* What a finish returns when the call must be tried again from its start. */
-enum { WEFT_AGAIN = -1 };
+/* What a finish returns when the call must be tried again from its start; LuaJIT's lua_yield returns -1. */
+enum { WEFT_AGAIN = -2 };
 
 /* One kind of blocking call. */
 typedef struct weft_park_op {
