@@ -93,7 +93,7 @@ embed: $(C_BUILD)/embed
 	$<
 
 test-c: $(C_TESTS:%=$(C_BUILD)/test_%) $(C_BUILD)/$(LUA)-test_bytecode $(C_BUILD)/embed
-	@for test in $^; do echo "== $$test"; timeout 300 $(TEST_WRAPPER) $$test > build/test.log 2>&1 || { cat build/test.log; exit 1; }; tail -n 1 build/test.log; done
+	@for test in $^; do echo "== $$test"; TSAN_OPTIONS=die_after_fork=0 timeout 300 $(TEST_WRAPPER) $$test > build/test.log 2>&1 || { cat build/test.log; exit 1; }; tail -n 1 build/test.log; done
 
 # ---- the suite in Lua: busted, on one VM, with one way of shipping ----
 

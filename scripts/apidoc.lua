@@ -11,14 +11,25 @@ local PAGE = "docs/api.md"
 
 -- The page from top to bottom: a section's title, a sentence, and where its functions are written.
 local sections = {
-  { "Contexts", "A tree of deadlines and cancellation, as in Go's `context`.", "src/lua/context.c", "lua/weft/after.lua" },
+  { "Contexts", "Deadlines and cancellation in a tree, as Go's `context`.", "src/lua/context.c", "lua/weft/after.lua" },
   { "Groups and tasks", "Errgroups: tasks that end together.", "src/lua/group.c", "lua/weft/scope.lua" },
-  { "Several at once", "Groups for the common shapes.", "lua/weft/parallel.lua", "lua/weft/map.lua", "lua/weft/pipeline.lua" },
+  {
+    "Several at once",
+    "Groups in common shapes.",
+    "lua/weft/parallel.lua",
+    "lua/weft/map.lua",
+    "lua/weft/pipeline.lua",
+  },
   { "Pools", "The native threads that tasks run on.", "src/lua/pool.c" },
   { "Channels", "Values between tasks, on whatever threads they run.", "src/lua/channel.c" },
   { "Semaphores and waitgroups", "Counting, across threads.", "src/lua/sync.c" },
   { "Time", "Seconds, as numbers.", "src/lua/time.c" },
-  { "Errors and sending", "What errors are, and what may cross between states.", "lua/weft/error.lua", "src/lua/module.c" },
+  {
+    "Errors and sending",
+    "What errors are, and what may cross between states.",
+    "lua/weft/error.lua",
+    "src/lua/module.c",
+  },
   { "weft.http", nil, "lua/weft/http.lua", "src/lua/http.c" },
   { "weft.model", nil, "lua/weft/model/init.lua", "lua/weft/model/openai.lua" },
   { "weft.json", nil, "lua/weft/json.lua" },

@@ -4,7 +4,7 @@
 --
 -- What counts: functions and methods registered from src/lua/*.c (names beginning with __ aside), functions
 -- and methods of the modules in lua/weft, and the functions of src/core/weft.h, where a comment covers the
--- declarations up to the next blank line.
+-- declarations up to the next blank line, and the head of the file all that end in _retain or _release.
 package.path = arg[0]:gsub("[^/]*$", "") .. "?.lua;" .. package.path
 local reader = require "doc_reader"
 
@@ -45,7 +45,8 @@ local function check_header(path)
     else
       local name = line:match "^[%w_][%w_ *]-([%w_]+)%("
       if name and not line:match "^%s*__attribute__" and not line:match "^typedef" then
-        check(is_covered or line:find("/*", 1, true), path, number, name)
+        local is_of_handle = name:match "_retain$" or name:match "_release$"
+        check(is_covered or is_of_handle or line:find("/*", 1, true), path, number, name)
       end
     end
   end

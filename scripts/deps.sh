@@ -7,7 +7,7 @@
 # what is needed and leaves the rest to you.
 set -eu
 
-build="gcc libc6-dev make lua5.4 liblua5.4-dev libcurl4-openssl-dev lua-cjson"
+build="gcc libc6-dev make lua5.4 liblua5.4-dev libcurl4-openssl-dev ca-certificates lua-cjson"
 luajit="luajit2 libluajit2-5.1-dev"
 # Debian's luajit and luajit2 exclude each other; whichever is there stays.
 if [ "$(dpkg-query -W -f '${db:Status-Status}' luajit 2>/dev/null || :)" = installed ]; then

@@ -158,7 +158,7 @@ end
 
 --- Reads a Lua module.
 -- @treturn table `header`: its first block; `module`: its name; `docs`: the blocks of functions,
---   fields and types in order, each with `name`; `functions`: what it defines, each with `name`, `line` and `doc` or nil
+--   fields and types in order, each with `name`; `functions`: what it defines, each with `name`, `line` and `doc`
 function reader.lua_file(path)
   local lines = lines_of(path)
   local file = { path = path, docs = {}, functions = {} }

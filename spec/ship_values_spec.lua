@@ -304,6 +304,7 @@ describe("values that cannot cross:", function()
       "use weft.inline", 1, true))
     assert.truthy(refusal(1, { a = { io.stdout } }):find("argument 2.a[1]: userdata", 1, true))
     assert.truthy(refusal({ list = { { 1, io.stdout } } }):find("argument 1.list[1][2]: userdata", 1, true))
+    assert.truthy(refusal({ a = { io.stdout } }, 2, {}):find("argument 1.a[1]: userdata", 1, true))
     assert.truthy(refusal(1, 2, { [io.stdout] = 1 }):find("argument 3[userdata]: userdata", 1, true))
   end)
 

@@ -4,67 +4,67 @@ local core = require "weft.core"
 
 local M = {}
 
-local yield = coroutine.yield
+local stop_at_failure = { pool = "inline" }
+local go_on = { pool = "inline", collect = true }
 
---- Runs fn(item, ctx, index) for every item. Fibers of the calling state take items in turn; the next
--- fiber starts when all that run are parked, so items that never wait cost no fiber of their own.
--- @treturn table results by place, and errors by place, or nil when there are none
+--- Errors by the place of their items; what is only the echo of the first failure is left out.
+local function errors_of(group, at, started, is_collecting)
+  local _, first = group:wait()
+  local errors = {}
+  for k = 1, started do
+    local err = group:error_of(k)
+    if err and (is_collecting or err == first) then
+      errors[at[k]] = err
+    end
+  end
+  return errors
+end
+
+--- Runs fn(item, ctx, index) for every item, at most `fibers` at once. Fibers of this state take items in
+-- turn; each has one more stand by, which gets its turn only when those before it are parked. A fiber ends
+-- with an item that fails.
+-- @treturn table results by place: `items` itself
+-- @treturn table errors by place, or false
+-- @treturn number how many seconds it took
 function M.run(ctx, fn, base, count, fibers, is_collecting, items)
-  local results, errors, at = {}, nil, {}
-  local taken = 0
-  local function fiber(fiber_ctx, k)
+  local began = core.now()
+  local group = core.group(ctx, is_collecting and go_on or stop_at_failure)
+  local at, taken, started, live = {}, 0, 0, 0
+  local fiber
+  local function start()
+    started, live = started + 1, live + 1
+    return group:go(fiber, started)
+  end
+  function fiber(item_ctx, k)
+    local fn, items, at = fn, items, at -- luacheck: ignore 431 (a local is read faster)
+    if live < fibers and taken + 1 < count then
+      start()
+    end
     while taken < count do
-      taken = taken + 1
-      local i = taken
-      at[k] = i
-      local value, err = fn(items[i], fiber_ctx, base + i)
+      local i = taken + 1
+      taken, at[k] = i, i
+      local item = items[i]
+      items[i] = nil
+      local value, err = fn(item, item_ctx, base + i)
       if value == nil and err ~= nil then
         return nil, err
       end
-      results[i] = value
+      items[i] = value
     end
+    live = live - 1
   end
-  local group = core.group(ctx, { pool = "inline", collect = true })
-  local started, seen = 0, 0
-  local function collect_failures()
-    local stats = group:stats()
-    if stats.failed == seen then
-      return
-    end
-    errors = errors or {}
-    for k = 1, started do
-      local err = at[k] and group:error_of(k)
-      if err and not errors[at[k]] then
-        errors[at[k]] = err
-        seen = seen + 1
-        if not is_collecting then
-          group:cancel(err)
-          taken = count
-        end
-      end
-    end
-  end
-  while taken < count and started < fibers + seen do
-    started = started + 1
-    if not group:go(fiber, started) then
-      break
-    end
-    yield() -- lets it run until it parks or has done all that is left
-    collect_failures()
-  end
-  group:join()
-  collect_failures()
-  while taken < count and is_collecting do -- every fiber failed: go on with the rest
-    started = started + 1
-    if not group:go(fiber, started) then
-      break
-    end
+  repeat
+    live = 0
+    local is_started = start()
     group:join()
-    collect_failures()
+  until not is_started or taken == count or not is_collecting
+  for i = taken + 1, count do
+    items[i] = nil
   end
+  local errors = group:stats().failed > 0 and errors_of(group, at, started, is_collecting)
   group:close()
   ctx:check()
-  return results, errors
+  return items, errors, core.now() - began
 end
 
 return M

@@ -83,7 +83,12 @@ static void leave_send(weft_park *park) {
   weft_parcel_clear(park->waiter.slot);
 }
 
-static const weft_park_op send_op = {"channel:send", finish_send, NULL, leave_send};
+static void abandon_value(weft_park *park, int source) {
+  (void)source;
+  weft_parcel_clear(park->waiter.slot); /* what was received, or could not be sent */
+}
+
+static const weft_park_op send_op = {"channel:send", finish_send, NULL, leave_send, abandon_value, 1};
 
 /*** Sends a copy of a value. Waits while the channel is full or, at capacity 0, until somebody
  * receives. Cancelled while it waits, it has not sent.
@@ -193,7 +198,7 @@ static int recv_with(lua_State *L, const weft_park_op *op,
   return push(L, slot, rc);
 }
 
-static const weft_park_op recv_op = {"channel:recv", finish_recv, NULL, leave_recv};
+static const weft_park_op recv_op = {"channel:recv", finish_recv, NULL, leave_recv, abandon_value, 1};
 
 /*** Receives the oldest value. Waits while there is none. A value that was handed over is returned
  * although the caller's context has been cancelled meanwhile: none is lost.
@@ -249,7 +254,7 @@ static int finish_next(lua_State *L, weft_park *park, int source) {
   return push_next(L, park->waiter.slot, weft_waiter_outcome(&park->waiter));
 }
 
-static const weft_park_op next_op = {"channel:iter", finish_next, NULL, leave_recv};
+static const weft_park_op next_op = {"channel:iter", finish_next, NULL, leave_recv, abandon_value, 1};
 
 static int next_value(lua_State *L) {
   return recv_with(L, &next_op, push_next);

@@ -276,7 +276,8 @@ static void leave_wait_done(weft_park *park) {
   weft_context_unwait(park->object, &park->waiter);
 }
 
-static const weft_park_op wait_done_op = {"context:wait", finish_wait_done, NULL, leave_wait_done};
+static const weft_park_op wait_done_op = {"context:wait", finish_wait_done, NULL, leave_wait_done,
+                                          NULL, 1};
 
 /*** Blocks until this context is done, whose context that may be.
  * @function context:wait

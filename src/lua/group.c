@@ -2,8 +2,8 @@
  *
  * A group is a table: `ctx`, and under small numbers a userdata with the core group and what is Lua's:
  * results and errors. The userdata owns the core group, the list of tasks by index, and references to the
- * code that its tasks run. Entered by the thread of the state that made the group. Invariant: slot i is
- * the running core task i, or, once it has ended and was drained, a small number that tells how.
+ * code that its tasks run. Entered by the thread of the state that made the group. Invariant: the slot of
+ * an index is the running core task, or, once it has ended and was drained, a small number that tells how.
  */
 #include "../core/group.h"
 #include "../core/platform.h"
@@ -20,7 +20,8 @@
 #include <string.h>
 
 enum { KIND_POOL, KIND_LOCAL };
-enum { DRAIN_EVERY = 64, LARGEST_STATUS = 16, CREDIT = 64 };
+enum { DRAIN_EVERY = 64, CREDIT = 64 };
+enum { STATUS = 7, FORGOTTEN = 8, LARGEST_STATUS = 16 }; /* of the slots of ended tasks */
 /* places in the group's table */
 enum { GROUP_BODY = 1, GROUP_RESULTS, GROUP_ERRORS, GROUP_PACKED, GROUP_FIELDS = GROUP_PACKED };
 
@@ -28,13 +29,13 @@ typedef struct lua_group {
   weft_code_keeper keeper; /* first */
   weft_state *state;
   weft_group *core;  /* NULL once it was left */
-  weft_task **slots; /* by index - 1; see above */
-  uint32_t *order;   /* indices in the order in which tasks were drained */
+  weft_task **slots; /* by index - 1 - base; see above */
+  uint32_t *order;   /* indices in the order in which tasks were drained, but for the first order_base */
   uint32_t count, capacity, drained;
+  uint32_t base, order_base; /* entries that were dropped, since those tasks are forgotten */
+  uint32_t base_failures;    /* how many of the dropped tasks had failed */
   uint32_t credit;        /* counted in with the core group, for tasks to come */
   uint32_t completed;     /* how many of `order` an iterator has handed out */
-  uint32_t local_running; /* tasks of weft.inline: while there are any, the table is anchored */
-  int anchor;
   struct weft_code **codes; /* retained */
   uint32_t code_count, code_capacity;
   uint8_t is_local;
@@ -147,7 +148,7 @@ static void read_options(lua_State *L, int index, group_options *options, const 
 static lua_group *push_group(weft_state *state, lua_State *L) {
   lua_createtable(L, GROUP_FIELDS, 1);
   lua_group *group = lua_newuserdata(L, sizeof *group);
-  *group = (lua_group){.keeper = {keep_code}, .state = state, .anchor = LUA_NOREF};
+  *group = (lua_group){.keeper = {keep_code}, .state = state};
   lua_rawgetp(L, LUA_REGISTRYINDEX, &body_key);
   lua_setmetatable(L, -2);
   lua_rawseti(L, -2, GROUP_BODY);
@@ -185,6 +186,12 @@ static int new_group(lua_State *L) {
   if (!group->core)
     return luaL_error(L, "not enough memory");
   group->core->owner = group;
+  if (group->is_local) { /* for its tasks to find, while anybody has it */
+    lua_rawgeti(L, LUA_REGISTRYINDEX, state->groups);
+    lua_pushvalue(L, -2);
+    lua_rawsetp(L, -2, group);
+    lua_pop(L, 1);
+  }
   weft_push_handle(state, L, &group->core->context->handle);
   lua_setfield(L, -2, "ctx");
   return 1;
@@ -192,8 +199,16 @@ static int new_group(lua_State *L) {
 
 /* ---- draining: what has ended becomes results and errors ---- */
 
+static weft_task **slot_of(lua_group *group, uint32_t index) {
+  return &group->slots[index - 1 - group->base];
+}
+
 static int is_ended(const weft_task *slot) {
   return (uintptr_t)slot < LARGEST_STATUS;
+}
+
+static int is_failure(const weft_task *slot) {
+  return is_ended(slot) && ((uintptr_t)slot & STATUS) != WEFT_TASK_DONE;
 }
 
 static weft_task *status_slot(uint8_t status) {
@@ -277,13 +292,6 @@ static void store_outcome(lua_group *group, lua_State *L, int env, weft_task *ta
   store_error(L, env, task->index);
 }
 
-static void local_task_ended(lua_group *group, lua_State *L) {
-  if (--group->local_running == 0) {
-    luaL_unref(L, LUA_REGISTRYINDEX, group->anchor);
-    group->anchor = LUA_NOREF;
-  }
-}
-
 /* Takes over all tasks that have ended; `env` is the stack index of the group's table. */
 static void drain(lua_group *group, lua_State *L, int env) {
   weft_task *task = weft_group_take_ended(group->core);
@@ -295,14 +303,15 @@ static void drain(lua_group *group, lua_State *L, int env) {
     weft_task *next = task->next;
     if (next)
       __builtin_prefetch(next);
-    if (task->kind == KIND_LOCAL)
-      local_task_ended(group, L);
-    else if (task->status == WEFT_TASK_DONE && weft_decode_plain(L, &task->parcel))
+    if (task->kind == KIND_LOCAL) {
+      /* its outcome has never left the state */
+    } else if (task->status == WEFT_TASK_DONE && weft_decode_plain(L, &task->parcel)) {
       lua_rawseti(L, -2, (int)task->index);
-    else
+    } else {
       store_outcome(group, L, env, task);
-    group->slots[task->index - 1] = status_slot(task->status);
-    group->order[group->drained++] = task->index;
+    }
+    *slot_of(group, task->index) = status_slot(task->status);
+    group->order[group->drained++ - group->order_base] = task->index;
     weft_task_give(&group->state->free_tasks, task);
     task = next;
   }
@@ -317,32 +326,54 @@ static void drain_group(lua_group *group, lua_State *L, int group_index) {
 
 /* ---- tasks of weft.inline ---- */
 
-static void push_env_of_fiber(lua_State *L, weft_fiber *fiber) {
-  lua_group *group = fiber->task->group->owner;
-  lua_rawgeti(L, LUA_REGISTRYINDEX, group->anchor);
+/* Pushes the table of the group that the fiber's task belongs to, or nil when nobody has it any more. */
+static int push_group_of(weft_state *state, lua_State *L, weft_fiber *fiber) {
+  lua_rawgeti(L, LUA_REGISTRYINDEX, state->groups);
+  lua_rawgetp(L, -1, fiber->task->group->owner);
+  lua_replace(L, -2);
+  return !lua_isnil(L, -1);
 }
 
 void weft_local_succeeded(weft_state *state, lua_State *L, weft_fiber *fiber, int count) {
   int first = lua_gettop(L) - count + 1;
-  (void)state;
-  push_env_of_fiber(L, fiber);
+  int has_group = push_group_of(state, L, fiber);
   lua_insert(L, first);
-  store_results(L, first, fiber->task->index, first + 1);
-  lua_pop(L, 1);
+  if (has_group)
+    store_results(L, first, fiber->task->index, first + 1);
+  lua_settop(L, first - 1);
 }
 
 void weft_local_failed(weft_state *state, lua_State *L, weft_fiber *fiber) {
-  (void)state;
-  push_env_of_fiber(L, fiber);
-  int env = lua_gettop(L);
-  lua_pushvalue(L, env - 1);
-  store_error(L, env, fiber->task->index);
-  lua_pop(L, 1);
+  int error = lua_gettop(L);
+  if (push_group_of(state, L, fiber)) {
+    lua_pushvalue(L, error);
+    store_error(L, error + 1, fiber->task->index);
+  }
+  lua_settop(L, error);
 }
 
 /* ---- go ---- */
 
+/* When the older half of the tasks is forgotten, their room serves those to come. */
+static int reuse_slots(lua_group *group) {
+  uint32_t used = group->count - group->base, gone = 0, failed = 0;
+  uint32_t handed_out = group->completed - group->order_base;
+  while (gone < used && is_ended(group->slots[gone]) && (uintptr_t)group->slots[gone] & FORGOTTEN)
+    failed += (uint32_t)is_failure(group->slots[gone++]);
+  if (gone < group->capacity / 2 || handed_out < group->capacity / 2)
+    return 0;
+  memmove(group->slots, group->slots + gone, (used - gone) * sizeof *group->slots);
+  memmove(group->order, group->order + handed_out,
+          (group->drained - group->completed) * sizeof *group->order);
+  group->base += gone;
+  group->base_failures += failed;
+  group->order_base = group->completed;
+  return 1;
+}
+
 static int grow_slots(lua_group *group) {
+  if (group->capacity && reuse_slots(group))
+    return 1;
   uint32_t capacity = group->capacity ? group->capacity * 2 : 16;
   weft_task **slots = weft_realloc(group->slots, capacity * sizeof *slots);
   if (slots)
@@ -356,7 +387,7 @@ static int grow_slots(lua_group *group) {
 }
 
 static weft_task *new_task(lua_group *group, lua_State *L, int name_index) {
-  if (group->count == group->capacity && !grow_slots(group))
+  if (group->count - group->base == group->capacity && !grow_slots(group))
     luaL_error(L, "not enough memory");
   weft_task *task = weft_task_take(&group->state->free_tasks, group->core);
   if (!task)
@@ -386,7 +417,7 @@ static void push_task(lua_State *L, uint32_t index) {
 /* Groups with a limit, or that somebody waits for already, count exactly; the others in steps, since
  * workers count down the same word. */
 static void count_in(lua_group *group, weft_task *task) {
-  group->slots[group->count++] = task;
+  *slot_of(group, ++group->count) = task;
   if (group->credit == 0) {
     int is_exact = group->core->limit || group->is_local || weft_group_has_waiters(group->core);
     group->credit = is_exact ? 1 : CREDIT;
@@ -438,11 +469,6 @@ static int start_local(lua_group *group, lua_State *L, int function, int count, 
   for (int i = 1; i < count; i++)
     lua_pushvalue(L, function + i);
   weft_fiber *fiber = weft_scheduler_reserve(&group->state->scheduler, L, count + 1);
-  if (group->local_running == 0) {
-    lua_pushvalue(L, 1);
-    group->anchor = luaL_ref(L, LUA_REGISTRYINDEX);
-  }
-  group->local_running++;
   count_in(group, task);
   weft_scheduler_start_local(&group->state->scheduler, L, fiber, task, count + 1);
   return WEFT_OK;
@@ -511,7 +537,7 @@ static void leave_go(weft_park *park) {
     weft_pool_unwait_room(group->pool, &park->waiter);
 }
 
-static const weft_park_op go_op = {"group:go", finish_go, go, leave_go};
+static const weft_park_op go_op = {"group:go", finish_go, go, leave_go, NULL, 0};
 
 /* Waits for room, in the group or in the pool's queue. */
 static int wait_for_room(lua_group *group, lua_State *L) {
@@ -567,9 +593,9 @@ static int try_go(lua_State *L) {
 /* ---- waiting ---- */
 
 static uint32_t failures(lua_group *group) {
-  uint32_t count = 0;
-  for (uint32_t i = 0; i < group->count; i++)
-    count += is_ended(group->slots[i]) && group->slots[i] != status_slot(WEFT_TASK_DONE);
+  uint32_t count = group->base_failures;
+  for (uint32_t i = 0; i < group->count - group->base; i++)
+    count += (uint32_t)is_failure(group->slots[i]);
   return count;
 }
 
@@ -655,7 +681,12 @@ static int finish_wait(lua_State *L, weft_park *park, int source) {
   return weft_fail(state, L, "timeout", "group:wait: the tasks did not end in time");
 }
 
-static const weft_park_op wait_op = {"group:wait", finish_wait, NULL, leave_wait};
+static void abandon_wait(weft_park *park, int source) {
+  (void)source;
+  weft_context_release(park->waiter.slot);
+}
+
+static const weft_park_op wait_op = {"group:wait", finish_wait, NULL, leave_wait, abandon_wait, 0};
 
 /*** Waits until every task has ended.
  * @function group:wait
@@ -695,7 +726,7 @@ static int finish_join(lua_State *L, weft_park *park, int source) {
   return 0;
 }
 
-static const weft_park_op join_op = {"leaving a group", finish_join, NULL, leave_wait};
+static const weft_park_op join_op = {"leaving a group", finish_join, NULL, leave_wait, NULL, 0};
 
 /* Waits without a way out: cancellation has been passed on to the tasks. */
 static int join(lua_group *group, lua_State *L) {
@@ -733,6 +764,8 @@ static void free_group(lua_group *group) {
   weft_group *core = group->core;
   if (core) {
     settle_credit(group);
+    if (weft_group_has_waiters(core))
+      weft_scheduler_abandon(&group->state->scheduler, core);
     group->core = NULL;
     core->owner = NULL;
     weft_context_cancel(core->context, NULL);
@@ -746,7 +779,7 @@ static void free_group(lua_group *group) {
   group->codes = NULL;
   group->slots = NULL;
   group->order = NULL;
-  group->count = group->code_count = 0;
+  group->count = group->base = group->code_count = 0;
 }
 
 static int group_gc(lua_State *L) {
@@ -823,6 +856,15 @@ static task_ref check_task(lua_State *L) {
   return ref;
 }
 
+/* Neither forgotten long ago nor of a group that was freed. */
+static int is_known(task_ref ref) {
+  return ref.index > ref.group->base && ref.index <= ref.group->count;
+}
+
+static int is_running(task_ref ref) {
+  return ref.group->core && is_known(ref) && !is_ended(*slot_of(ref.group, ref.index));
+}
+
 static int push_error_of(lua_State *L, int env, uint32_t index) {
   lua_pushnil(L);
   push_table_of(L, env, GROUP_ERRORS);
@@ -833,7 +875,7 @@ static int push_error_of(lua_State *L, int env, uint32_t index) {
 
 /* All values that the task returned, or nil and its error; `env` is the stack index of the group's table. */
 static int push_task_outcome(lua_State *L, int env, task_ref ref) {
-  if (ref.index > ref.group->count || ref.group->slots[ref.index - 1] != status_slot(WEFT_TASK_DONE))
+  if (!is_known(ref) || *slot_of(ref.group, ref.index) != status_slot(WEFT_TASK_DONE))
     return push_error_of(L, env, ref.index);
   push_table_of(L, env, GROUP_PACKED);
   lua_rawgeti(L, -1, (int)ref.index);
@@ -861,7 +903,8 @@ static int finish_wait_task(lua_State *L, weft_park *park, int source) {
   return WEFT_AGAIN;
 }
 
-static const weft_park_op wait_task_op = {"task:wait", finish_wait_task, wait_task, leave_wait};
+static const weft_park_op wait_task_op = {"task:wait", finish_wait_task, wait_task, leave_wait, NULL,
+                                          0};
 
 static int park_for_progress(lua_State *L, const weft_park_op *op, lua_group *group) {
   settle_credit(group);
@@ -883,7 +926,7 @@ static int wait_task(lua_State *L) {
   do {
     lua_settop(L, 1);
     task_ref ref = check_task(L);
-    if (!ref.group->core || is_ended(ref.group->slots[ref.index - 1]))
+    if (!is_running(ref))
       return push_task_outcome(L, 2, ref);
     lua_settop(L, 1);
     rc = park_for_progress(L, &wait_task_op, ref.group);
@@ -898,12 +941,12 @@ static int wait_task(lua_State *L) {
 static int task_status(lua_State *L) {
   static const char *const names[] = {"queued", "running", "done", "failed", "canceled"};
   task_ref ref = check_task(L);
-  if (ref.index > ref.group->count) {
+  if (!is_known(ref)) {
     lua_pushstring(L, "done");
     return 1;
   }
-  weft_task *slot = ref.group->slots[ref.index - 1];
-  lua_pushstring(L, names[is_ended(slot) ? (uintptr_t)slot : atomic_load(&slot->status)]);
+  weft_task *slot = *slot_of(ref.group, ref.index);
+  lua_pushstring(L, names[is_ended(slot) ? (uintptr_t)slot & STATUS : atomic_load(&slot->status)]);
   return 1;
 }
 
@@ -913,9 +956,9 @@ static int task_status(lua_State *L) {
  */
 static int cancel_task(lua_State *L) {
   task_ref ref = check_task(L);
-  if (!ref.group->core || is_ended(ref.group->slots[ref.index - 1]))
+  if (!is_running(ref))
     return 0;
-  weft_task *task = ref.group->slots[ref.index - 1];
+  weft_task *task = *slot_of(ref.group, ref.index);
   weft_error *cause = lua_isnoneornil(L, 2) ? NULL : weft_to_core_error(ref.group->state, L, 2);
   int ok = weft_task_cancel(task, cause);
   weft_error_release(cause);
@@ -944,7 +987,7 @@ static int task_tostring(lua_State *L) {
 static uint32_t check_ended(lua_State *L, lua_group *group, const char *what) {
   uint32_t index = weft_check_count(L, 2, what, "index", 1, WEFT_MAX_COUNT);
   drain_group(group, L, 1);
-  if (index > group->count || !is_ended(group->slots[index - 1]))
+  if (index > group->count || is_running((task_ref){group, index}))
     luaL_error(L, "%s: task %d has not ended", what, (int)index);
   return index;
 }
@@ -970,10 +1013,16 @@ static int forget(lua_State *L) {
   lua_group *group = check_group(L, "group:forget");
   uint32_t index = check_ended(L, group, "group:forget");
   for (int field = GROUP_RESULTS; field <= GROUP_FIELDS; field++) {
-    push_table_of(L, 1, field);
-    lua_pushnil(L);
-    lua_rawseti(L, -2, (int)index);
+    lua_rawgeti(L, 1, field);
+    if (lua_istable(L, -1)) {
+      lua_pushnil(L);
+      lua_rawseti(L, -2, (int)index);
+    }
     lua_pop(L, 1);
+  }
+  if (is_known((task_ref){group, index})) {
+    weft_task **slot = slot_of(group, index);
+    *slot = status_slot((uint8_t)((uintptr_t)*slot | FORGOTTEN));
   }
   return 0;
 }
@@ -983,11 +1032,11 @@ static int forget(lua_State *L) {
 static int next_completed(lua_State *L);
 
 static const weft_park_op completed_op = {"group:completed", finish_wait_task, next_completed,
-                                          leave_wait};
+                                          leave_wait, NULL, 0};
 
 /* Pushes task, value, error. */
 static int push_completed(lua_group *group, lua_State *L) {
-  uint32_t index = group->order[group->completed++];
+  uint32_t index = group->order[group->completed++ - group->order_base];
   push_task(L, index);
   for (int field = GROUP_RESULTS; field <= GROUP_ERRORS; field++) {
     push_table_of(L, 1, field);

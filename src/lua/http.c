@@ -268,7 +268,8 @@ static int finish_request(lua_State *L, weft_park *park, int source) {
   return weft_raise_context(state, L, weft_current_context(state, L, 0));
 }
 
-static const weft_park_op request_op = {"weft.http.request", finish_request, NULL, leave_request};
+static const weft_park_op request_op = {"weft.http.request", finish_request, NULL, leave_request,
+                                        NULL, 0};
 
 /* Pushes a userdata with a new transfer. NULL: nil and an error lie above it. */
 static lua_transfer *push_transfer(weft_state *state, lua_State *L,

@@ -179,7 +179,12 @@ static int finish_close(lua_State *L, weft_park *park, int source) {
   return 1;
 }
 
-static const weft_park_op close_op = {"pool:close", finish_close, NULL, leave_close};
+static void abandon_close(weft_park *park, int source) {
+  (void)source;
+  weft_context_release(park->waiter.slot);
+}
+
+static const weft_park_op close_op = {"pool:close", finish_close, NULL, leave_close, abandon_close, 1};
 
 /*** Takes no more tasks and waits until all have ended and the threads are gone.
  * @function pool:close

@@ -81,7 +81,7 @@ static weft_fiber *take_fiber(weft_scheduler *scheduler, lua_State *L) {
   fiber->next = NULL;
   fiber->outer = NULL;
   fiber->where = NULL;
-  fiber->is_local = fiber->kills = fiber->was_parked = 0;
+  fiber->is_local = fiber->kills = fiber->was_parked = fiber->holds_handle = 0;
   fiber->start_args = 0;
   fiber->state = WEFT_FIBER_READY;
   return fiber;
@@ -352,11 +352,37 @@ weft_park *weft_park_begin(weft_state *state, lua_State *L, const weft_park_op *
   return weft_park_prepare(state, op, object);
 }
 
+/* Only what the end of the state would pull away needs it: a worker's state outlives its tasks, and the
+ * main party holds what it waits for on its stack. */
+static void hold_object(weft_scheduler *scheduler, weft_fiber *fiber) {
+  if (!fiber->park.op->holds_handle || scheduler->worker || fiber == &scheduler->main)
+    return;
+  weft_handle_retain(fiber->park.object);
+  fiber->holds_handle = 1;
+}
+
+static void release_object(weft_fiber *fiber) {
+  if (fiber->holds_handle)
+    weft_handle_release(fiber->park.object);
+  fiber->holds_handle = 0;
+}
+
 static int finish_park(lua_State *L, weft_park *park) {
   int source = weft_wait_winner(&park->wait);
   if (source != WEFT_PARK_EVENT)
     park->op->leave(park);
+  release_object((weft_fiber *)park); /* the caller's stack holds it, too */
   return park->op->finish(L, park, source);
+}
+
+/* Instead of finishing. */
+static void abandon_park(weft_park *park) {
+  int source = weft_wait_winner(&park->wait);
+  if (source != WEFT_PARK_EVENT)
+    park->op->leave(park);
+  if (park->op->abandon)
+    park->op->abandon(park, source);
+  release_object((weft_fiber *)park);
 }
 
 #if WEFT_LUA54
@@ -436,8 +462,7 @@ static int drive(weft_scheduler *scheduler, lua_State *L) {
 static int wait_outside(weft_state *state, lua_State *L, weft_park *park) {
   weft_scheduler *scheduler = &state->scheduler;
   if (drive(scheduler, L)) {
-    if (weft_wait_winner(&park->wait) != WEFT_PARK_EVENT)
-      park->op->leave(park);
+    abandon_park(park);
     return lua_error(L);
   }
   return finish_park(L, park);
@@ -464,9 +489,10 @@ int weft_park_wait(weft_state *state, lua_State *L, weft_park *park, weft_contex
       weft_wait_claim(&park->wait, WEFT_PARK_CANCELED)) {
     if (weft_context_done(context))
       return finish_park(L, park);
-    park->op->leave(park);
+    abandon_park(park);
     return luaL_error(L, "not enough memory");
   }
+  hold_object(scheduler, fiber);
   fiber->state = WEFT_FIBER_PARKED;
   scheduler->parked++;
   return fiber == &scheduler->main ? wait_outside(state, L, park) : yield_fiber(scheduler, L, park);
@@ -606,7 +632,42 @@ int weft_scheduler_open(weft_scheduler *scheduler, weft_state *state, weft_worke
   return scheduler->inbox != NULL;
 }
 
+/* Ends the park of a caller that will never go on. */
+static void abandon_parked(weft_scheduler *scheduler, weft_fiber *fiber) {
+  if (weft_wait_claim(&fiber->park.wait, WEFT_PARK_ABANDONED))
+    unpark(scheduler, fiber);
+  while (fiber->state == WEFT_FIBER_PARKED) /* the source has claimed, and only has to push */
+    if (!take_inbox(scheduler))
+      weft_cpu_relax();
+  abandon_park(&fiber->park);
+}
+
+void weft_scheduler_abandon(weft_scheduler *scheduler, const void *object) {
+  for (weft_fiber_block *block = scheduler->blocks; block; block = block->next)
+    for (int i = 0; i < FIBERS_PER_BLOCK; i++)
+      if (block->fibers[i].state == WEFT_FIBER_PARKED && block->fibers[i].park.object == object)
+        abandon_parked(scheduler, &block->fibers[i]);
+}
+
+/* The state closes with tasks of weft.inline unfinished: what they wait for lets go, and they end. */
+static void abandon_fiber(weft_scheduler *scheduler, weft_fiber *fiber) {
+  weft_task *task = fiber->task;
+  if (fiber->state == WEFT_FIBER_PARKED)
+    abandon_parked(scheduler, fiber);
+  fiber->task = NULL;
+  if (task)
+    weft_task_end(task, WEFT_TASK_CANCELED);
+}
+
+static void abandon_all(weft_scheduler *scheduler) {
+  for (weft_fiber_block *block = scheduler->blocks; block; block = block->next)
+    for (int i = 0; i < FIBERS_PER_BLOCK; i++)
+      abandon_fiber(scheduler, &block->fibers[i]);
+}
+
 void weft_scheduler_close(weft_scheduler *scheduler) {
+  if (scheduler->inbox)
+    abandon_all(scheduler);
   while (scheduler->blocks) {
     weft_fiber_block *block = scheduler->blocks;
     scheduler->blocks = block->next;

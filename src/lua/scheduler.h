@@ -37,6 +37,10 @@ typedef struct weft_park_op {
   lua_CFunction again; /* the call itself; NULL when finish never says WEFT_AGAIN */
   /* Takes the waiter out of the source's queue, where it may be no more. */
   void (*leave)(weft_park *park);
+  /* For a caller that will never go on (its state closes, or a signal's hook raised): frees what finish
+   * would have, and gives back what the event brought. After leave, unless the event came. May be NULL. */
+  void (*abandon)(weft_park *park, int source);
+  uint8_t holds_handle; /* object is a weft_handle, kept alive for the length of the park */
 } weft_park_op;
 
 struct weft_park {
@@ -64,7 +68,8 @@ struct weft_fiber {
   uint8_t state;
   uint8_t is_local : 1;   /* runs a task of weft.inline */
   uint8_t was_parked : 1; /* the next resume ends a park */
-  uint8_t kills : 6;      /* how often a loop of it was told in vain that it is cancelled */
+  uint8_t holds_handle : 1; /* a reference to park.object */
+  uint8_t kills : 5;      /* how often a loop of it was told in vain that it is cancelled */
 };
 
 typedef struct weft_scheduler {
@@ -110,6 +115,10 @@ int weft_raise_context(struct weft_state *state, lua_State *L, weft_context *con
  * the task alone. Raises without memory. */
 weft_context *weft_current_context(struct weft_state *state, lua_State *L, int own);
 weft_context *weft_fiber_context(weft_fiber *fiber, lua_State *L, int own);
+/* Ends the parks of callers that wait for `object`, which is going: only when their state closes does
+ * an object go before them. */
+void weft_scheduler_abandon(weft_scheduler *scheduler, const void *object);
+
 /* ---- running ---- */
 
 /* Starts a task of a pool: unpacks and runs it until it parks or ends. */

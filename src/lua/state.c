@@ -99,6 +99,7 @@ weft_state *weft_state_open(lua_State *L, weft_worker *worker) {
   state->L = lua_tothread(L, -1);
   luaL_ref(L, LUA_REGISTRYINDEX);
   state->handles = new_map(L, "v");
+  state->groups = new_map(L, "v");
   state->names = new_map(L, "k");
   state->named = new_map(L, NULL);
   state->metatables = new_map(L, NULL);

@@ -54,7 +54,13 @@ static void leave_acquire(weft_park *park) {
   weft_semaphore_unwait(park->object, &park->waiter);
 }
 
-static const weft_park_op acquire_op = {"semaphore:acquire", finish_acquire, NULL, leave_acquire};
+static void abandon_acquire(weft_park *park, int source) {
+  if (source == WEFT_PARK_EVENT && weft_waiter_outcome(&park->waiter) == WEFT_OK)
+    weft_semaphore_give_back(park->object, park->waiter.weight);
+}
+
+static const weft_park_op acquire_op = {"semaphore:acquire", finish_acquire, NULL, leave_acquire,
+                                        abandon_acquire, 1};
 
 /*** Takes a part of the semaphore. Waits while less than that is left, or others wait already.
  * @function semaphore:acquire
@@ -241,7 +247,7 @@ static void leave_wait(weft_park *park) {
   weft_waitgroup_unwait(park->object, &park->waiter);
 }
 
-static const weft_park_op wait_op = {"waitgroup:wait", finish_wait, NULL, leave_wait};
+static const weft_park_op wait_op = {"waitgroup:wait", finish_wait, NULL, leave_wait, NULL, 1};
 
 /*** Waits until the count is zero.
  * @function waitgroup:wait

@@ -29,7 +29,12 @@ static int finish_sleep(lua_State *L, weft_park *park, int source) {
              : weft_raise_context(state, L, weft_current_context(state, L, 0));
 }
 
-static const weft_park_op sleep_op = {"weft.sleep", finish_sleep, NULL, leave_sleep};
+static void abandon_sleep(weft_park *park, int source) {
+  (void)source;
+  weft_free(park->object);
+}
+
+static const weft_park_op sleep_op = {"weft.sleep", finish_sleep, NULL, leave_sleep, abandon_sleep, 0};
 
 /*** Blocks the caller alone for a time.
  * @function sleep

@@ -45,6 +45,7 @@ typedef struct weft_pending_table {
   uint32_t object;   /* its number */
   uint32_t parent;   /* the table that it was found in, as an index of this list; see label */
   const char *label; /* found in a captured variable of this name or in a value; NULL: in parent */
+  int number;        /* of the value that it is part of */
   uint8_t is_guarded;
 } weft_pending_table;
 
@@ -230,6 +231,16 @@ static const char *push_type_name(lua_State *L, int index) {
   return lua_tostring(L, metatable);
 }
 
+/* Holds on to no table of a message that is written, or refused. */
+static void forget_pending(encoder *e) {
+  lua_rawgeti(e->L, LUA_REGISTRYINDEX, e->state->pending);
+  for (uint32_t i = 0; i < e->scratch->table_count; i++) {
+    lua_pushnil(e->L);
+    lua_rawseti(e->L, -2, (int)i + 1);
+  }
+  lua_pop(e->L, 1);
+}
+
 /* Raises "<path>: <type> cannot be sent; <advice>". The culprit is on top of the stack, which it leaves.
  * Returns when it may be part of a module that was loaded lately: the message is then written again. */
 static void refuse(encoder *e, const char *advice) {
@@ -243,6 +254,7 @@ static void refuse(encoder *e, const char *advice) {
   const char *type = push_type_name(L, culprit);
   lua_pushvalue(L, culprit);
   push_path(e);
+  forget_pending(e);
   luaL_error(L, "%s: %s cannot be sent; %s", lua_tostring(L, -1), type, advice);
 }
 
@@ -259,7 +271,7 @@ static void add_pending(encoder *e, uint32_t object) {
     scratch->table_capacity = capacity;
   }
   scratch->tables[scratch->table_count++] =
-      (weft_pending_table){object, e->parent, e->label, e->is_guarded};
+      (weft_pending_table){object, e->parent, e->label, e->number, e->is_guarded};
 }
 
 /* Its number when it was written before; else -1 and it has one now. */
@@ -536,16 +548,14 @@ static void put_pending(encoder *e) {
   for (uint32_t i = 0; i < e->scratch->table_count; i++) {
     e->parent = i;
     e->label = NULL;
+    e->number = e->scratch->tables[i].number;
     e->is_guarded = e->scratch->tables[i].is_guarded;
     lua_rawgeti(L, -1, (int)i + 1);
     put_contents(e);
     lua_pop(L, 1);
   }
-  for (uint32_t i = 0; i < e->scratch->table_count; i++) { /* hold on to nothing */
-    lua_pushnil(L);
-    lua_rawseti(L, -2, (int)i + 1);
-  }
   lua_pop(L, 1);
+  forget_pending(e);
 }
 
 static int compare_cells(const void *a, const void *b) {
