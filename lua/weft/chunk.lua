@@ -7,14 +7,18 @@ local M = {}
 local stop_at_failure = { pool = "inline" }
 local go_on = { pool = "inline", collect = true }
 
---- Errors by the place of their items; what is only the echo of the first failure is left out.
-local function errors_of(group, at, started, is_collecting)
+--- Takes failed items out of the results: their errors by place. What is only the echo of the first failure
+-- is left out.
+local function errors_of(group, at, items, is_collecting)
   local _, first = group:wait()
   local errors = {}
-  for k = 1, started do
+  for k, place in ipairs(at) do
     local err = group:error_of(k)
-    if err and (is_collecting or err == first) then
-      errors[at[k]] = err
+    if err then
+      items[place] = nil
+      if is_collecting or err == first then
+        errors[place] = err
+      end
     end
   end
   return errors
@@ -29,23 +33,25 @@ end
 function M.run(ctx, fn, base, count, fibers, is_collecting, items)
   local began = core.now()
   local group = core.group(ctx, is_collecting and go_on or stop_at_failure)
-  local at, taken, started, live = {}, 0, 0, 0
+  local taken, live, at = 0, 0, {} -- at: which item each fiber has taken last
   local fiber
   local function start()
-    started, live = started + 1, live + 1
-    return group:go(fiber, started)
+    live = live + 1
+    at[#at + 1] = 0
+    return group:go(fiber, #at)
   end
   function fiber(item_ctx, k)
-    local fn, items, at = fn, items, at -- luacheck: ignore 431 (a local is read faster)
+    local fn, base, count, items, at = fn, base, count, items, at -- luacheck: ignore 431 (locals are faster)
     if live < fibers and taken + 1 < count then
       start()
     end
-    while taken < count do
+    while true do
       local i = taken + 1
+      if i > count then
+        break
+      end
       taken, at[k] = i, i
-      local item = items[i]
-      items[i] = nil
-      local value, err = fn(item, item_ctx, base + i)
+      local value, err = fn(items[i], item_ctx, base + i)
       if value == nil and err ~= nil then
         return nil, err
       end
@@ -61,7 +67,7 @@ function M.run(ctx, fn, base, count, fibers, is_collecting, items)
   for i = taken + 1, count do
     items[i] = nil
   end
-  local errors = group:stats().failed > 0 and errors_of(group, at, started, is_collecting)
+  local errors = group:stats().failed > 0 and errors_of(group, at, items, is_collecting)
   group:close()
   ctx:check()
   return items, errors, core.now() - began

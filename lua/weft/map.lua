@@ -9,7 +9,7 @@ local M = {}
 local unpack = table.unpack or unpack
 
 local DEFAULT_LIMIT = 256
-local MAX_CHUNK = 256
+local MAX_CHUNK = 1024
 local CHUNKS_PER_THREAD = 4
 local SHORT, LONG = 0.001, 0.01 -- seconds that a chunk should take
 

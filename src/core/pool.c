@@ -465,6 +465,13 @@ weft_task *weft_worker_next(weft_worker *worker) {
   return task;
 }
 
+int weft_worker_is_ending(weft_worker *worker) {
+  pthread_mutex_lock(&worker->pool->lock);
+  int is_ending = worker->pool->is_closing;
+  pthread_mutex_unlock(&worker->pool->lock);
+  return is_ending;
+}
+
 /* ---- sleeping ---- */
 
 static int has_news(weft_worker *worker) {

@@ -102,6 +102,8 @@ enum { WEFT_POOL_MAX_THREADS = 1024 };
 
 /* The next task to start, or NULL. Does not block. */
 weft_task *weft_worker_next(weft_worker *worker);
+/* 1 when the pool takes no more tasks. */
+int weft_worker_is_ending(weft_worker *worker);
 /* Sleeps until there may be work: 1, or 0 when the thread shall end. `has_parked`: tasks of this
  * worker wait for something, so it cannot end. */
 int weft_worker_park(weft_worker *worker, int has_parked);

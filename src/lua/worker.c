@@ -160,6 +160,13 @@ static void *open_worker(weft_worker *worker, weft_error **error) {
 
 /* ---- the loop ---- */
 
+/* A group that a task made and only dropped is cancelled by its finalizer: a worker that shall end does
+ * not wait for garbage to pile up. */
+static void collect_before_end(lua_State *L, lua_worker *self) {
+  if (self->state->scheduler.live > 0 && weft_worker_is_ending(self->worker))
+    lua_gc(L, LUA_GCCOLLECT, 0);
+}
+
 static int loop(lua_State *L) {
   lua_worker *self = lua_touserdata(L, 1);
   weft_scheduler *scheduler = &self->state->scheduler;
@@ -169,7 +176,10 @@ static int loop(lua_State *L) {
     weft_task *task = weft_worker_next(self->worker);
     if (task)
       weft_scheduler_start(scheduler, task);
-    else if (!did && !scheduler->ready_head && !weft_worker_park(self->worker, scheduler->live > 0))
+    if (task || did || scheduler->ready_head)
+      continue;
+    collect_before_end(L, self);
+    if (!weft_worker_park(self->worker, scheduler->live > 0))
       return 0;
   }
 }
