@@ -2,9 +2,10 @@
 --
 -- usage: lua5.4 scripts/check_docs.lua
 --
--- What counts: functions and methods registered from src/lua/*.c (names beginning with __ aside), functions
--- and methods of the modules in lua/weft, and the functions of src/core/weft.h, where a comment covers the
--- declarations up to the next blank line, and the head of the file all that end in _retain or _release.
+-- What counts: functions and methods registered from src/lua/*.c (names beginning with __ aside); functions of
+-- the modules in lua/weft, and methods of their public classes (see doc_reader.lua); the functions of
+-- src/core/weft.h, where a comment covers the declarations up to the next blank line, and the head of the file
+-- all that end in _retain or _release.
 package.path = arg[0]:gsub("[^/]*$", "") .. "?.lua;" .. package.path
 local reader = require "doc_reader"
 

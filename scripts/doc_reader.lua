@@ -136,13 +136,26 @@ local function lua_block(lines, first)
   return parse(text, first), last
 end
 
--- The name that a line defines: "x" of a function on the module's table, "type:x" of a method.
-local function defined_name(line, module_table, class)
+-- Classes are public when the file names them in a comment: `@type x`, or `@function x:method`.
+local function public_classes(lines)
+  local classes = {}
+  for _, line in ipairs(lines) do
+    local class = line:match "^%-%- @type ([%w_]+)" or line:match "^%-%- @function ([%w_]+):"
+    if class then
+      classes[class] = true
+    end
+  end
+  return classes
+end
+
+-- The name that a line defines: "x" of a function on the module's table, "class:x" of a method.
+local function defined_name(line, module_table, class, classes)
   local owner, separator, name = line:match "^function ([%w_]+)([.:])([%w_]+)"
   if owner and separator == "." and owner == module_table then
     return name
   elseif owner and separator == ":" then
-    return (class or owner:lower()) .. ":" .. name, name
+    class = class or owner:lower()
+    return classes[class] and class .. ":" .. name or nil, name
   end
   owner, name = line:match "^([%w_]+)%.([%w_]+) = function"
   if owner and owner == module_table then
@@ -166,6 +179,7 @@ function reader.lua_file(path)
   for i = #lines, 1, -1 do
     module_table = module_table or lines[i]:match "^return ([%w_]+)$"
   end
+  local classes = public_classes(lines)
   local class, doc, above = nil, nil, 0
   local i = 1
   while i <= #lines do
@@ -183,7 +197,7 @@ function reader.lua_file(path)
         file.docs[#file.docs + 1] = doc
       end
     else
-      local name, method = defined_name(lines[i], module_table, class)
+      local name, method = defined_name(lines[i], module_table, class, classes)
       if name and not (method or name):match "^__" then
         local own = above == i and doc ~= file.header and doc or nil
         file.functions[#file.functions + 1] = { name = name, line = i, doc = own }

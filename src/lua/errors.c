@@ -28,19 +28,23 @@ static void add_field(luaL_Buffer *b, lua_State *L, const char *before, const ch
   luaL_addvalue(b);
 }
 
+static int has_field(lua_State *L, const char *field) {
+  lua_getfield(L, 1, field);
+  int has = !lua_isnil(L, -1);
+  lua_pop(L, 1);
+  return has;
+}
+
 /* One line: "task 3 'fetch' (x.lua:12) failed: message". */
 static int error_tostring(lua_State *L) {
   luaL_Buffer b;
   lua_settop(L, 1);
-  lua_getfield(L, 1, "index");
-  lua_getfield(L, 1, "stage");
-  int is_of_task = !lua_isnil(L, 2), is_of_stage = !lua_isnil(L, 3);
-  lua_settop(L, 1);
+  int is_of_item = has_field(L, "stage") || has_field(L, "item");
+  int is_of_task = has_field(L, "index");
   luaL_buffinit(L, &b);
-  if (is_of_stage)
-    add_field(&b, L, "stage '", "stage", "', ");
+  add_field(&b, L, "stage '", "stage", "', ");
   if (is_of_task) {
-    add_field(&b, L, is_of_stage ? "item " : "task ", "index", "");
+    add_field(&b, L, is_of_item ? "item " : "task ", "index", "");
     add_field(&b, L, " '", "task", "'");
     add_field(&b, L, " (", "where", ")");
     luaL_addstring(&b, " failed: ");

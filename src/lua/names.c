@@ -19,13 +19,16 @@ static void push_loaded(lua_State *L) {
   lua_getfield(L, LUA_REGISTRYINDEX, "_LOADED");
 }
 
-static uint32_t count_loaded(lua_State *L) {
-  uint32_t count = 0;
+static uint32_t fingerprint_loaded(lua_State *L) {
+  uint32_t fingerprint = 1;
   push_loaded(L);
-  for (lua_pushnil(L); lua_next(L, -2); lua_pop(L, 1))
-    count++;
+  lua_pushnil(L);
+  while (lua_next(L, -2)) {
+    fingerprint += weft_ptr_hash(lua_topointer(L, -1)) | 1;
+    lua_pop(L, 1);
+  }
   lua_pop(L, 1);
-  return count;
+  return fingerprint;
 }
 
 /* names[value on top] = name, unless it has one. Pops both. */
@@ -93,13 +96,13 @@ void weft_names_rescan(weft_state *state, lua_State *L) {
     lua_settop(L, value - 1);
   }
   lua_settop(L, top);
-  state->names_loaded = count_loaded(L);
+  state->names_loaded = fingerprint_loaded(L);
   publish_paths(L);
 }
 
 int weft_names_refresh(weft_state *state, lua_State *L) {
   luaL_checkstack(L, 4, "names");
-  if (count_loaded(L) == state->names_loaded)
+  if (fingerprint_loaded(L) == state->names_loaded)
     return 0;
   weft_names_rescan(state, L);
   return 1;

@@ -15,7 +15,7 @@ typedef struct weft_state {
   /* references in the registry */
   int handles;      /* weak: handle pointer -> its userdata, so that identity survives a trip */
   int names;        /* function or table -> "module\0field" under which a worker finds it again */
-  uint32_t names_loaded; /* how many modules there were when `names` was made */
+  uint32_t names_loaded; /* fingerprint of package.loaded when `names` was made */
   int named;        /* the same the other way: "module\0field" -> value found here */
   int metatables;   /* registered name -> metatable */
   int metatable_names; /* registered metatable -> name */

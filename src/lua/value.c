@@ -66,6 +66,7 @@ typedef struct encoder {
   const char *label; /* the captured variable being written, or NULL */
   uint32_t parent;   /* the table being written, as an index of scratch->tables */
   int depth;         /* of functions */
+  uint32_t names_known; /* the state's when this writing began */
   uint8_t is_guarded, has_objects;
 } encoder;
 
@@ -246,7 +247,7 @@ static void forget_pending(encoder *e) {
 static void refuse(encoder *e, const char *advice) {
   lua_State *L = e->L;
   luaL_checkstack(L, 16, "error");
-  if (weft_names_refresh(e->state, L)) {
+  if (weft_names_refresh(e->state, L) || e->names_known != e->state->names_loaded) {
     lua_pop(L, 1);
     return;
   }
@@ -628,8 +629,8 @@ void weft_encode(weft_state *state, lua_State *L, int first, int count, const ch
                  .scratch = &state->scratch,
                  .keeper = keeper,
                  .what = what,
+                 .names_known = known = state->names_loaded,
                  .parent = UINT32_MAX};
-    known = state->names_loaded;
     encode_once(&e, first, count);
   } while (known != state->names_loaded);
 }
