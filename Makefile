@@ -97,13 +97,14 @@ test-c: $(C_TESTS:%=$(C_BUILD)/test_%) $(C_BUILD)/$(LUA)-test_bytecode $(C_BUILD
 
 # ---- the suite in Lua: busted, on one VM, with one way of shipping ----
 
+SPEC_TIMEOUT_S ?= 180
 SPECS ?= $(sort $(wildcard spec/*_spec.lua))
 PRELOAD = $(if $(filter address,$(SAN)),LD_PRELOAD=$(shell $(CC) -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0)$(if $(filter thread,$(SAN)),LD_PRELOAD=$(shell $(CC) -print-file-name=libtsan.so) TSAN_OPTIONS="suppressions=$(CURDIR)/spec/support/tsan.supp exitcode=66 report_signal_unsafe=0")
 RUN_LUA = LUA_PATH="$(CURDIR)/lua/?.lua;$(CURDIR)/lua/?/init.lua;$(CURDIR)/?.lua;;" LUA_CPATH="$(CURDIR)/$(BUILD)/?.so;;"
 
 test-lua: all
 	@for spec in $(SPECS); do echo "== $(LUA) $(WEFT_SHIP) $(SAN) $$spec"; \
-	  env $(RUN_LUA) $(PRELOAD) WEFT_SAN=$(SAN) timeout 600 $(TEST_WRAPPER) /usr/bin/$(LUA_BIN) spec/support/run.lua $$spec > build/test.log 2>&1 \
+	  env $(RUN_LUA) $(PRELOAD) WEFT_SAN=$(SAN) timeout $(SPEC_TIMEOUT_S) $(TEST_WRAPPER) /usr/bin/$(LUA_BIN) spec/support/run.lua $$spec > build/test.log 2>&1 \
 	    || { cat build/test.log; echo "FAILED: $$spec"; exit 1; }; \
 	  tail -n 1 build/test.log; done
 

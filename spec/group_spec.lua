@@ -3,7 +3,6 @@
 local weft = require "weft"
 local leaks = require "spec.support.leaks"
 
-local unpack = table.unpack or unpack
 
 local function sleep_for_ever()
   weft.sleep(math.huge)

@@ -391,7 +391,7 @@ describe("weft.stream", function()
     local ended = weft.channel(10)
     do
       local count = 0
-      for _ in weft.stream(numbers(5), function(x)
+      for _ in weft.stream(numbers(5), function(x) -- luacheck: ignore 512
         if x == 1 then
           return x
         end

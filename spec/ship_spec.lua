@@ -414,7 +414,7 @@ describe("closures:", function()
     end)
 
     it("into a captured table are found at go", function()
-      local results = {}
+      local results = {} -- luacheck: ignore 241
       local message = refusal(function(_, n)
         results[n] = n
       end, 1)

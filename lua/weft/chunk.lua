@@ -41,7 +41,7 @@ function M.run(ctx, fn, base, count, fibers, is_collecting, items)
     return group:go(fiber, #at)
   end
   function fiber(item_ctx, k)
-    local fn, base, count, items, at = fn, base, count, items, at -- luacheck: ignore 431 (locals are faster)
+    local fn, base, count, items, at = fn, base, count, items, at
     if live < fibers and taken + 1 < count then
       start()
     end

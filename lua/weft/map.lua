@@ -106,7 +106,8 @@ end
 
 local function new_run(ctx, items, fn, opts)
   local read, total = reader("weft.map", items)
-  local limit = opts.limit or DEFAULT_LIMIT
+  local group = core.group(ctx, { pool = opts.pool, collect = true })
+  local limit = math.min(opts.limit or DEFAULT_LIMIT, math.max(1, total or math.huge))
   local chunks = chunk_count(opts, limit, total)
   return setmetatable({
     read = read,
@@ -114,10 +115,10 @@ local function new_run(ctx, items, fn, opts)
     total = total,
     chunks = chunks,
     shares = share_limit(limit, chunks), -- those that no running chunk has
-    size = opts.chunk or (total and math.ceil(limit / chunks) or 1),
+    size = opts.chunk or 1,
     is_adapting = total and not opts.chunk,
     is_collecting = opts.collect or false,
-    group = core.group(ctx, { pool = opts.pool, limit = chunks, collect = true }),
+    group = group,
     running = {}, -- by index: { base, count, share }
     base = 0, -- items that were started
     results = {},
@@ -125,30 +126,31 @@ local function new_run(ctx, items, fn, opts)
   }, Run)
 end
 
---- How many items the next chunk takes: fewer towards the end, so that all threads end together.
-function Run:next_size()
+--- How many items the next chunk takes: what it may run at once, or more when that pays; fewer towards the
+-- end, so that all threads end together.
+function Run:next_size(share)
   if not self.is_adapting then
     return self.size
   end
-  return math.max(1, math.min(self.size, math.ceil((self.total - self.base) / self.chunks)))
+  return math.max(share, math.min(self.size, math.ceil((self.total - self.base) / self.chunks)))
 end
 
---- Chunks of short items grow, those of long ones shrink, but for what may run at once.
-function Run:adapt(seconds, share)
+--- Chunks of short items grow, those of long ones shrink.
+function Run:adapt(part, seconds)
   if seconds < SHORT then
-    self.size = math.min(2 * self.size, MAX_CHUNK)
+    self.size = math.min(math.max(self.size, 2 * part.count), MAX_CHUNK)
   elseif seconds > LONG then
-    self.size = math.max(math.floor(self.size / 2), share)
+    self.size = math.max(1, math.floor(self.size / 2))
   end
 end
 
 --- Starts one more chunk: false when there are no more items, or when it was refused.
 function Run:start()
-  local items, count = self.read(self:next_size())
+  local base, share = self.base, self.shares[#self.shares]
+  local items, count = self.read(self:next_size(share))
   if count == 0 then
     return false
   end
-  local base, share = self.base, table.remove(self.shares)
   local ok, task, refusal =
     pcall(self.group.go, self.group, chunk.run, self.fn, base, count, share, self.is_collecting, items)
   if not ok then
@@ -157,6 +159,7 @@ function Run:start()
     self.failure = refusal
     return false
   end
+  self.shares[#self.shares] = nil
   self.running[task:index()] = { base = base, count = count, share = share }
   self.base = base + count
   return true
@@ -175,7 +178,7 @@ function Run:keep(part, results, errors, seconds)
     self:keep_errors(errors, part.base)
   end
   if self.is_adapting then
-    self:adapt(seconds, part.share)
+    self:adapt(part, seconds)
   end
 end
 
@@ -241,7 +244,7 @@ function Run:outcome()
 end
 
 local function shift_context(ctx, items, fn, opts)
-  if ctx ~= nil and not core.is_context(ctx) and type(items) == "function" and type(fn) ~= "function" then
+  if (type(ctx) == "table" or type(ctx) == "function") and type(fn) ~= "function" then
     return nil, ctx, items, fn
   end
   return ctx, items, fn, opts

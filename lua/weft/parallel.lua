@@ -45,13 +45,19 @@ function M.all(ctx, fns, opts)
   for _, key in ipairs(keys) do
     check.fn("weft.all", "fns[" .. tostring(key) .. "]", fns[key])
   end
+  local refusal
   local results, err = scope(ctx, opts, function(group)
     for _, key in ipairs(keys) do
-      if not group:go(tostring(key), fns[key]) then
-        break -- cancelled: wait tells why
+      local task, why = group:go(tostring(key), fns[key])
+      if not task then
+        refusal = why
+        break
       end
     end
   end)
+  if refusal and not err then
+    results, err = opts.collect and results or nil, refusal
+  end
   local by_key = nil
   if results then
     by_key = {}
@@ -80,10 +86,12 @@ function M.any(ctx, fns, opts)
   for i, fn in ipairs(fns) do
     check.fn("weft.any", "fns[" .. i .. "]", fn)
   end
-  local won, value
+  local won, value, refusal
   local _, err = scope(ctx, { collect = true, limit = opts.limit, pool = opts.pool }, function(group)
     for _, fn in ipairs(fns) do
-      if not group:go(fn) then
+      local task, why = group:go(fn)
+      if not task then
+        refusal = why
         break
       end
     end
@@ -98,43 +106,61 @@ function M.any(ctx, fns, opts)
   if won then
     return value
   end
-  return nil, err
+  return nil, err or refusal
 end
 
 local function stage_of(stage, i)
-  if type(stage) == "function" then
+  if type(stage) ~= "table" then
     return tostring(i), stage
   end
-  return stage.name or tostring(i), stage.fn or stage[2] or stage[1]
+  return stage.name or type(stage[1]) == "string" and stage[1] or tostring(i), stage.fn or stage[2] or stage[1]
+end
+
+local function stage_error(cause, name, i, traceback)
+  return core.new_error {
+    kind = core.is_error(cause) and cause.kind or "error",
+    message = tostring(cause),
+    cause = cause,
+    stage = name,
+    stage_index = i,
+    status = core.is_error(cause) and cause.status or nil,
+    traceback = traceback,
+  }
 end
 
 --- Runs functions one after another in the calling state, each on the result of the one before.
 -- @tparam[opt] context ctx
 -- @param input the first one's argument
--- @tparam table stages a list of functions, or of { name = , fn = }; called as fn(value, ctx)
+-- @tparam table stages a list of functions, of { name = , fn = } or of { name, fn }; called as fn(value, ctx)
 -- @return[1] the last result
 -- @treturn[2] nil
--- @treturn[2] error with `stage` (its name) and `index`: "stage 2 (enrich) failed: …"
+-- @treturn[2] error with `stage`, `stage_index` and `cause`: "stage 2 (enrich) failed: …"
 -- @raise bad argument; the context's error once that is done
 function M.chain(ctx, input, stages)
   ctx = check.context("weft.chain", ctx) or core.current()
   check.table("weft.chain", "stages", stages)
-  local value = input
+  for i, stage in ipairs(stages) do
+    local _, fn = stage_of(stage, i)
+    check.fn("weft.chain", "stages[" .. i .. "]", fn)
+  end
+  local value, traceback = input, nil
+  local function keep_traceback(raised)
+    traceback = debug.traceback("", 2)
+    return raised
+  end
   for i, stage in ipairs(stages) do
     local name, fn = stage_of(stage, i)
-    check.fn("weft.chain", "stages[" .. i .. "]", fn)
     ctx:check()
-    local ok, result, err = pcall(fn, value, ctx)
+    local ok, result, err = xpcall(fn, keep_traceback, value, ctx)
     if not ok or (result == nil and err ~= nil) then
-      local cause = not ok and result or err
-      return nil,
-        core.new_error {
-          kind = type(cause) == "table" and core.is_error(cause) and cause.kind or "error",
-          message = ("stage %d (%s) failed: %s"):format(i, name, tostring(cause)),
-          cause = cause,
-          stage_index = i,
-          stage_name = name,
-        }
+      local cause = err
+      if not ok then
+        cause = result
+      end
+      if core.is_error(cause) and (cause.kind == "canceled" or cause.kind == "deadline") then
+        ctx:check()
+      end
+      return nil, stage_error(cause, name, i, traceback)
     end
     value = result
   end

@@ -178,6 +178,7 @@ typedef struct weft_stats {
   uint32_t threads, contexts, errors, pools, groups, channels, semaphores, waitgroups, timers;
   uint32_t transfers;
 } weft_stats;
+/* Reads all of them, each by itself: not a snapshot of one moment. */
 void weft_stats_read(weft_stats *stats);
 
 #ifdef __cplusplus

@@ -31,7 +31,7 @@ static weft_context *check_self(lua_State *L, const char *what) {
   int is_current = lua_rawequal(L, 1, -1);
   lua_pop(L, 1);
   if (object && is_current)
-    return weft_current_context(state, L, 0);
+    return weft_outer_context(state, L, 0);
   return (weft_context *)weft_check_handle(L, 1, &weft_context_type, what, "self");
 }
 

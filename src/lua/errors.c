@@ -35,14 +35,16 @@ static int has_field(lua_State *L, const char *field) {
   return has;
 }
 
-/* One line: "task 3 'fetch' (x.lua:12) failed: message". */
+/* One line: "task 3 'fetch' (x.lua:12) failed: message", "stage 'clean', item 3 failed: message" of a
+ * pipeline, "stage 2 (clean) failed: message" of a chain. */
 static int error_tostring(lua_State *L) {
   luaL_Buffer b;
   lua_settop(L, 1);
-  int is_of_item = has_field(L, "stage") || has_field(L, "item");
-  int is_of_task = has_field(L, "index");
+  int is_of_chain = has_field(L, "stage_index"), is_of_pipeline = !is_of_chain && has_field(L, "stage");
+  int is_of_item = is_of_pipeline || has_field(L, "item"), is_of_task = has_field(L, "index");
   luaL_buffinit(L, &b);
-  add_field(&b, L, "stage '", "stage", "', ");
+  if (is_of_pipeline)
+    add_field(&b, L, "stage '", "stage", "', ");
   if (is_of_task) {
     add_field(&b, L, is_of_item ? "item " : "task ", "index", "");
     add_field(&b, L, " '", "task", "'");
@@ -50,6 +52,10 @@ static int error_tostring(lua_State *L) {
     luaL_addstring(&b, " failed: ");
   } else {
     add_field(&b, L, "", "where", ": ");
+  }
+  if (is_of_chain) {
+    add_field(&b, L, "stage ", "stage_index", "");
+    add_field(&b, L, " (", "stage", ") failed: ");
   }
   add_field(&b, L, "", "message", "");
   luaL_pushresult(&b);

@@ -27,11 +27,11 @@ static weft_object *test_object(lua_State *L, int index) {
   return is_ours ? lua_touserdata(L, index) : NULL;
 }
 
-/* "The context of the task that runs" is that task's own from here on. */
+/* A pool task's first argument: the context is that task's own from here on. */
 static weft_handle *resolve(lua_State *L, weft_object *object) {
   if (object->handle)
     return object->handle;
-  return &weft_current_context(weft_state_of(L), L, 1)->handle;
+  return &weft_outer_context(weft_state_of(L), L, 1)->handle;
 }
 
 weft_handle *weft_test_handle(lua_State *L, int index) {

@@ -235,11 +235,12 @@ static void deliver_watch(weft_scheduler *scheduler, weft_watch *watch) {
     free_watch(watch);
 }
 
+/* One that is not under any watch, at the end of a scope, waits until its own tasks have ended. */
 static void deliver_interrupt(weft_scheduler *scheduler, interrupt *message) {
   for (weft_fiber_block *block = scheduler->blocks; block; block = block->next)
     for (int i = 0; i < FIBERS_PER_BLOCK; i++) {
       weft_fiber *fiber = &block->fibers[i];
-      if (fiber->state == WEFT_FIBER_PARKED && fiber->task == message->task &&
+      if (fiber->state == WEFT_FIBER_PARKED && fiber->watch && fiber->task == message->task &&
           weft_context_done(weft_task_context(fiber->task)))
         cancel_parked(scheduler, fiber);
     }
@@ -280,7 +281,9 @@ void weft_scheduler_interrupt(weft_task *task) {
 
 /* ---- who calls ---- */
 
-weft_context *weft_fiber_context(weft_fiber *fiber, lua_State *L, int own) {
+static weft_context *context_of(weft_fiber *fiber, lua_State *L, int own) {
+  if (!fiber)
+    return weft_background();
   if (!own)
     return weft_task_context(fiber->task);
   weft_context *context = weft_task_own_context(fiber->task);
@@ -290,8 +293,14 @@ weft_context *weft_fiber_context(weft_fiber *fiber, lua_State *L, int own) {
 }
 
 weft_context *weft_current_context(weft_state *state, lua_State *L, int own) {
+  return context_of(state->scheduler.current, L, own);
+}
+
+weft_context *weft_outer_context(weft_state *state, lua_State *L, int own) {
   weft_fiber *fiber = state->scheduler.current;
-  return fiber ? weft_fiber_context(fiber, L, own) : weft_background();
+  while (fiber && fiber->is_local && fiber->outer && fiber->outer->task == fiber->outer_task)
+    fiber = fiber->outer;
+  return context_of(fiber, L, own);
 }
 
 int weft_raise_context(weft_state *state, lua_State *L, weft_context *context) {
@@ -618,6 +627,7 @@ void weft_scheduler_start_local(weft_scheduler *scheduler, lua_State *L, weft_fi
   fiber->task = task;
   fiber->is_local = 1;
   fiber->outer = scheduler->current;
+  fiber->outer_task = fiber->outer ? fiber->outer->task : NULL;
   lua_xmove(L, fiber->co, count);
   fiber->start_args = (uint16_t)(count - 1);
   push_ready(scheduler, fiber);

@@ -62,7 +62,8 @@ struct weft_fiber {
   const char *where;        /* file:line of the task's function; the group keeps it; may be NULL */
   weft_watch *watch;        /* while parked: the context that can cancel it */
   weft_fiber *next_watched, *prev_watched;
-  weft_fiber *outer; /* of a task of weft.inline: the task that owns its group, or NULL */
+  weft_fiber *outer; /* of a task of weft.inline: the fiber that started it, or NULL */
+  weft_task *outer_task; /* what that ran then: it may have ended */
   int anchor;        /* the coroutine's reference in the registry */
   uint16_t start_args; /* of a task of weft.inline that was not resumed yet */
   uint8_t state;
@@ -114,7 +115,9 @@ int weft_raise_context(struct weft_state *state, lua_State *L, weft_context *con
 /* The context of the task that L runs, else the background; borrowed. `own` makes one that belongs to
  * the task alone. Raises without memory. */
 weft_context *weft_current_context(struct weft_state *state, lua_State *L, int own);
-weft_context *weft_fiber_context(weft_fiber *fiber, lua_State *L, int own);
+/* The same, but of the pool's task whose code runs: tasks of weft.inline share its variables, and so its
+ * first argument, which means this. */
+weft_context *weft_outer_context(struct weft_state *state, lua_State *L, int own);
 /* Ends the parks of callers that wait for `object`, which is going: only when their state closes does
  * an object go before them. */
 void weft_scheduler_abandon(weft_scheduler *scheduler, const void *object);
