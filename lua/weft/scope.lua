@@ -15,7 +15,8 @@ end
 -- @tparam[opt] table opts as for weft.group
 -- @tparam function fn called with the group
 -- @return what group:wait returns: results, or nil and the first error
--- @raise what fn raised, once the tasks have been cancelled and have ended
+-- @raise what fn raised, once the tasks have been cancelled and have ended; when no task failed, the
+--   error of the caller's context if that is done
 function M.scope(ctx, opts, fn)
   if type(ctx) == "function" then
     ctx, opts, fn = nil, nil, ctx
@@ -39,6 +40,9 @@ function M.scope(ctx, opts, fn)
   group:close()
   if not outcome[1] then
     error(outcome[2], 0)
+  end
+  if outcome[3] == nil then
+    core.current():check() -- the tasks may have ended before the caller's cancellation reached it
   end
   return (unpack or table.unpack)(outcome, 2, outcome.n)
 end
