@@ -12,7 +12,8 @@ local PAGE = "docs/api.md"
 -- The page from top to bottom: a section's title, a sentence, and where its functions are written.
 local sections = {
   { "Contexts", "Deadlines and cancellation in a tree, as Go's `context`.", "src/lua/context.c", "lua/weft/after.lua" },
-  { "Groups and tasks", "Errgroups: tasks that end together.", "src/lua/group.c", "lua/weft/scope.lua" },
+  { "Groups and tasks", "Errgroups: tasks that end together.", "src/lua/group.c", "src/lua/group_go.c",
+    "src/lua/group_wait.c", "src/lua/group_task.c", "src/lua/group_leave.c", "lua/weft/scope.lua" },
   {
     "Several at once",
     "Groups in common shapes.",

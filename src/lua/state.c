@@ -175,9 +175,15 @@ void weft_new_class(lua_State *L, weft_state *state, const char *name,
   lua_pushboolean(L, 0);
   lua_setfield(L, -2, "__metatable");
   lua_newtable(L);
+  lua_setfield(L, -2, "__index");
+  weft_add_methods(L, state, methods);
+}
+
+void weft_add_methods(lua_State *L, weft_state *state, const weft_function *methods) {
+  lua_getfield(L, -1, "__index");
   for (; methods->name; methods++) {
     weft_push_function(L, state, methods->function, methods->may_block);
     lua_setfield(L, strncmp(methods->name, "__", 2) == 0 ? -3 : -2, methods->name);
   }
-  lua_setfield(L, -2, "__index");
+  lua_pop(L, 1);
 }

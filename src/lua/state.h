@@ -56,5 +56,7 @@ void weft_push_function(lua_State *L, weft_state *state, lua_CFunction function,
  * into it, the others into its __index. */
 void weft_new_class(lua_State *L, weft_state *state, const char *name,
                     const weft_function *methods);
+/* Adds more to the class on top of the stack. */
+void weft_add_methods(lua_State *L, weft_state *state, const weft_function *methods);
 
 #endif

@@ -1,0 +1,332 @@
+/* pool_worker.c: the threads of a pool: starting, taking and stealing tasks, sleeping.
+ *
+ * Owns the workers. Each worker's thread enters weft_worker_next and weft_worker_park; who submits
+ * looks for hands. Invariant: a worker that leaves tasks behind when it turns to something else has
+ * called for help.
+ *
+ * Lock order: see pool.c. Threads are started and woken after unlocking.
+ */
+#include "pool_inside.h"
+
+#include "clock.h"
+#include "mem.h"
+#include "monitor.h"
+#include "platform.h"
+
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum { THIN_QUEUE = 4, LEAN_TAKES = 4, GATHER_PAUSES = 16 };
+enum { SPIN_NS = 20000, LOOKS_PER_CLOCK = 32 };
+
+/* ---- a worker's thread ---- */
+
+uint32_t weft_pool_hands_locked(weft_pool *pool) {
+  return atomic_load(&pool->threads) - pool->ending;
+}
+
+static weft_worker *new_worker(weft_pool *pool, uint32_t id) {
+  weft_worker *worker = weft_malloc_aligned(64, sizeof *worker);
+  weft_inbox *inbox = weft_inbox_acquire(0);
+  if (!worker || !inbox) {
+    weft_free(worker);
+    if (inbox)
+      weft_inbox_release(inbox);
+    return NULL;
+  }
+  memset(worker, 0, sizeof *worker);
+  worker->pool = pool;
+  worker->id = id;
+  worker->inbox = inbox;
+  return worker;
+}
+
+/* The worker's last act: after the unlock it and the pool may be gone. Tasks that nobody is left to
+ * run fail with `error`. */
+static void leave_pool(weft_worker *worker, weft_error *error) {
+  weft_pool *pool = worker->pool;
+  weft_task *stranded = NULL;
+  weft_wait *woken = NULL;
+  const weft_runtime *runtime = pool->runtime;
+  pthread_mutex_lock(&pool->lock);
+  pool->ending -= worker->is_ending;
+  worker->is_started = worker->is_ending = 0;
+  int is_last = atomic_fetch_sub(&pool->threads, 1) == 1;
+  if (weft_pool_hands_locked(pool) == 0) {
+    stranded = pool->head;
+    pool->head = pool->tail = NULL;
+    atomic_store(&pool->queued, 0);
+    weft_waitlist_claim_all(&pool->room_waiters, &woken);
+  }
+  if (is_last)
+    weft_waitlist_claim_all(&pool->end_waiters, &woken);
+  int must_free = is_last && pool->is_orphan;
+  pthread_mutex_unlock(&pool->lock);
+  weft_wake(woken);
+  if (must_free)
+    weft_pool_free(pool);
+  while (stranded) {
+    weft_task *next = stranded->next;
+    runtime->fail(stranded, error);
+    stranded = next;
+  }
+  weft_error_release(error);
+}
+
+static void worker_main(void *arg) {
+  weft_worker *worker = arg;
+  const weft_runtime *runtime = worker->pool->runtime;
+  weft_error *error = NULL;
+  worker->thread = pthread_self();
+  if (worker->pool->nice)
+    setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), worker->pool->nice);
+  worker->state = runtime->open(worker, &error);
+  if (worker->state) {
+    weft_monitor_enter(worker);
+    runtime->run(worker, worker->state);
+    weft_monitor_leave(worker);
+    runtime->close(worker->state);
+  }
+  leave_pool(worker, error);
+}
+
+weft_worker *weft_pool_reserve_locked(weft_pool *pool) {
+  uint32_t id = 0, places = atomic_load(&pool->places);
+  if (weft_pool_hands_locked(pool) >= atomic_load(&pool->max_threads))
+    return NULL;
+  while (id < places && pool->workers[id]->is_started)
+    id++;
+  if (id == WEFT_POOL_MAX_THREADS)
+    return NULL;
+  if (id == places) {
+    pool->workers[id] = new_worker(pool, id);
+    if (!pool->workers[id])
+      return NULL;
+    atomic_store(&pool->places, places + 1);
+  }
+  pool->workers[id]->is_started = 1;
+  atomic_fetch_add(&pool->threads, 1);
+  return pool->workers[id];
+}
+
+void weft_worker_start(weft_worker *worker) {
+  char name[16];
+  memcpy(name, worker->pool->name, sizeof name);
+  if (weft_thread_start(worker_main, worker, name) != 0)
+    leave_pool(worker, weft_error_new("thread", weft_strerror(WEFT_NOTHREAD)));
+}
+
+/* ---- finding hands ---- */
+
+static weft_worker *pop_idle(weft_pool *pool) {
+  weft_worker *worker = pool->idle;
+  if (worker) {
+    pool->idle = worker->next_idle;
+    worker->is_idle = 0;
+    atomic_fetch_sub(&pool->idle_count, 1);
+  }
+  return worker;
+}
+
+int weft_pool_find_hands_locked(weft_pool *pool, weft_worker **idle, weft_worker **fresh) {
+  if (atomic_load(&pool->spinning) > 0)
+    return WEFT_OK;
+  *idle = pop_idle(pool);
+  if (!*idle)
+    *fresh = weft_pool_reserve_locked(pool);
+  return weft_pool_hands_locked(pool) > 0 ? WEFT_OK : WEFT_NOTHREAD;
+}
+
+int weft_pool_has_stealable(weft_pool *pool) {
+  uint32_t places = atomic_load(&pool->places);
+  for (uint32_t i = 0; i < places; i++)
+    if (!weft_ring_is_empty(&pool->workers[i]->ring))
+      return 1;
+  return 0;
+}
+
+/* By a worker that goes to run something and leaves tasks behind: one more hand, which does the
+ * same in its turn. Without it they would wait for that something to end. */
+static void call_help(weft_pool *pool) {
+  weft_worker *idle = NULL, *fresh = NULL;
+  if (atomic_load(&pool->idle_count) == 0 &&
+      atomic_load(&pool->threads) >= atomic_load(&pool->max_threads))
+    return;
+  pthread_mutex_lock(&pool->lock);
+  weft_pool_find_hands_locked(pool, &idle, &fresh);
+  pthread_mutex_unlock(&pool->lock);
+  if (idle)
+    weft_worker_wake(idle);
+  if (fresh)
+    weft_worker_start(fresh);
+}
+
+/* ---- taking ---- */
+
+/* As many as there is room for now, since one that was woken before may not have used its place. */
+static void claim_room_waiters(weft_pool *pool, weft_wait **woken) {
+  uint32_t queued = atomic_load(&pool->queued);
+  while (queued++ < pool->queue_limit && weft_waitlist_claim_first(&pool->room_waiters, woken)) {
+  }
+}
+
+/* Moves a fair share of the queue into the worker's ring and returns the first task. */
+static weft_task *take_batch(weft_worker *worker) {
+  weft_pool *pool = worker->pool;
+  weft_wait *woken = NULL;
+  pthread_mutex_lock(&pool->lock);
+  weft_task *first = pool->head;
+  uint32_t queued = atomic_load_explicit(&pool->queued, memory_order_relaxed);
+  uint32_t share = queued / atomic_load(&pool->threads) + 1, taken = 0;
+  if (share > WEFT_RING_BATCH)
+    share = WEFT_RING_BATCH;
+  while (pool->head && taken < share) {
+    weft_task *task = pool->head;
+    __builtin_prefetch(task->next);
+    if (taken > 0 && !weft_ring_put(&worker->ring, task))
+      break;
+    pool->head = task->next;
+    taken++;
+  }
+  if (!pool->head)
+    pool->tail = NULL;
+  atomic_fetch_sub(&pool->queued, taken);
+  claim_room_waiters(pool, &woken);
+  pthread_mutex_unlock(&pool->lock);
+  weft_wake(woken);
+  worker->lean_takes = taken > 1 ? 0 : worker->lean_takes + 1;
+  return first;
+}
+
+/* A worker's memory stays until the pool goes, so a victim's ring may always be read. */
+static weft_task *steal(weft_worker *worker) {
+  weft_pool *pool = worker->pool;
+  weft_task *stolen[WEFT_RING_BATCH];
+  uint32_t count = 0, places = atomic_load_explicit(&pool->places, memory_order_acquire);
+  for (uint32_t i = 1; i < places && !count; i++)
+    count = weft_ring_steal(&pool->workers[(worker->id + i) % places]->ring, stolen);
+  for (uint32_t i = 1; i < count; i++)
+    weft_ring_put(&worker->ring, stolen[i]); /* it is empty: there is room */
+  return count ? stolen[0] : NULL;
+}
+
+/* A worker that is faster than its producer would fight with it for the lock over every single
+ * task: after a few takes of one task it lets some gather, for less than a wake would cost. */
+static void let_tasks_gather(weft_worker *worker) {
+  weft_pool *pool = worker->pool;
+  if (worker->lean_takes < LEAN_TAKES || !pool->may_spin)
+    return;
+  for (int i = 0;
+       i < GATHER_PAUSES && atomic_load_explicit(&pool->queued, memory_order_relaxed) < THIN_QUEUE;
+       i++)
+    weft_cpu_relax();
+}
+
+weft_task *weft_worker_next(weft_worker *worker) {
+  weft_pool *pool = worker->pool;
+  weft_task *task = weft_ring_take(&worker->ring);
+  if (task)
+    return task;
+  if (atomic_load_explicit(&pool->queued, memory_order_acquire) > 0) {
+    let_tasks_gather(worker);
+    task = take_batch(worker);
+  }
+  if (!task)
+    task = steal(worker);
+  if (task && (atomic_load(&pool->queued) > 0 || weft_pool_has_stealable(pool)))
+    call_help(pool);
+  return task;
+}
+
+int weft_worker_is_ending(weft_worker *worker) {
+  pthread_mutex_lock(&worker->pool->lock);
+  int is_ending = worker->pool->is_closing;
+  pthread_mutex_unlock(&worker->pool->lock);
+  return is_ending;
+}
+
+/* ---- sleeping ---- */
+
+static int has_news(weft_worker *worker) {
+  return !weft_inbox_is_empty(worker->inbox) ||
+         atomic_load_explicit(&worker->pool->queued, memory_order_relaxed) > 0;
+}
+
+/* Looks for work for SPIN_NS: a wake of a sleeping thread costs more than that. */
+static int spin(weft_worker *worker) {
+  weft_pool *pool = worker->pool;
+  int found = 0;
+  if (!pool->may_spin || atomic_load(&pool->spinning) > 0)
+    return has_news(worker);
+  atomic_fetch_add(&pool->spinning, 1);
+  uint64_t until_ns = weft_clock_now_ns() + SPIN_NS;
+  do
+    for (int i = 0; i < LOOKS_PER_CLOCK && !(found = has_news(worker)); i++)
+      weft_cpu_relax();
+  while (!found && weft_clock_now_ns() < until_ns);
+  atomic_fetch_sub(&pool->spinning, 1);
+  return found;
+}
+
+static void leave_idle_list(weft_pool *pool, weft_worker *worker) {
+  weft_worker **link = &pool->idle;
+  if (!worker->is_idle)
+    return;
+  while (*link != worker)
+    link = &(*link)->next_idle;
+  *link = worker->next_idle;
+  worker->is_idle = 0;
+  atomic_fetch_sub(&pool->idle_count, 1);
+}
+
+enum { LOOK_AGAIN, SLEEP, END };
+
+static int decide(weft_worker *worker, int has_parked) {
+  weft_pool *pool = worker->pool;
+  if (pool->head || !weft_inbox_is_empty(worker->inbox))
+    return LOOK_AGAIN;
+  if (weft_pool_has_stealable(pool))
+    return LOOK_AGAIN;
+  if (!has_parked &&
+      (pool->is_closing || weft_pool_hands_locked(pool) > atomic_load(&pool->max_threads))) {
+    worker->is_ending = 1; /* counted at once, so that no task is left to those who all end */
+    pool->ending++;
+    return END;
+  }
+  worker->next_idle = pool->idle;
+  pool->idle = worker;
+  worker->is_idle = 1;
+  atomic_fetch_add(&pool->idle_count, 1);
+  return SLEEP;
+}
+
+/* A submit may have left its task to this worker, which turns to its inbox first. */
+static int look_again(weft_worker *worker) {
+  if (!weft_inbox_is_empty(worker->inbox) && atomic_load(&worker->pool->queued) > 0)
+    call_help(worker->pool);
+  return 1;
+}
+
+int weft_worker_park(weft_worker *worker, int has_parked) {
+  weft_pool *pool = worker->pool;
+  weft_wait *woken = NULL;
+  if (spin(worker))
+    return look_again(worker);
+  pthread_mutex_lock(&pool->lock);
+  int decision = decide(worker, has_parked);
+  if (decision == SLEEP)
+    claim_room_waiters(pool, &woken);
+  pthread_mutex_unlock(&pool->lock);
+  weft_wake(woken);
+  if (decision != SLEEP)
+    return decision == LOOK_AGAIN && look_again(worker);
+  weft_monitor_sleep(worker);
+  weft_parker_park(&worker->inbox->parker, WEFT_NEVER_NS);
+  weft_monitor_wake(worker);
+  pthread_mutex_lock(&pool->lock);
+  leave_idle_list(pool, worker);
+  pthread_mutex_unlock(&pool->lock);
+  return look_again(worker);
+}

@@ -1,0 +1,489 @@
+/* encode.c: values to messages.
+ *
+ * Owns nothing that outlives a call but the state's scratch. Entered by the state's thread alone.
+ * Invariant: an error leaves the scratch and the writer as they are; the next message begins anew.
+ */
+#include "encode.h"
+
+#include "names.h"
+#include "vmprobe.h"
+
+#include <stdlib.h>
+
+enum { MAX_FUNCTION_DEPTH = 100 };
+
+typedef struct weft_cell {
+  const void *id;
+  uint32_t function;
+  uint32_t index;
+} weft_cell;
+
+/* ---- writing ---- */
+
+static void check(weft_encoder *e, int rc) {
+  if (rc == WEFT_BUF_LIMIT)
+    luaL_error(e->L, "the message is larger than the limit of %d MiB",
+               (int)(WEFT_PARCEL_MAX >> 20));
+  else if (rc != WEFT_BUF_OK)
+    luaL_error(e->L, "not enough memory");
+}
+
+static inline int put_varint(weft_buf *out, uint64_t value) {
+  int rc = weft_buf_reserve(out, 10);
+  if (rc != WEFT_BUF_OK)
+    return rc;
+  while (value >= 128) {
+    out->data[out->size++] = (uint8_t)(value | 128);
+    value >>= 7;
+  }
+  out->data[out->size++] = (uint8_t)value;
+  return WEFT_BUF_OK;
+}
+
+static inline int put_tagged(weft_buf *out, uint8_t tag, uint64_t value) {
+  int rc = weft_buf_putc(out, tag);
+  return rc ? rc : put_varint(out, value);
+}
+
+static inline int put_bytes(weft_buf *out, uint8_t tag, const char *bytes, size_t size) {
+  int rc = put_tagged(out, tag, size);
+  return rc ? rc : weft_buf_append(out, bytes, size);
+}
+
+static inline int put_integer(weft_buf *out, int64_t value) {
+  return put_tagged(out, WEFT_TAG_INTEGER, ((uint64_t)value << 1) ^ (uint64_t)(value >> 63));
+}
+
+static inline int put_number(weft_buf *out, lua_State *L, int index) {
+  if (weft_is_integer(L, index))
+    return put_integer(out, weft_to_integer(L, index));
+  lua_Number number = lua_tonumber(L, index);
+  int rc = weft_buf_putc(out, WEFT_TAG_FLOAT);
+  return rc ? rc : weft_buf_append(out, &number, sizeof number);
+}
+
+enum { NOT_PLAIN = 1 };
+
+/* A WEFT_BUF_ code, or NOT_PLAIN. */
+static inline int put_plain(weft_buf *out, lua_State *L, int index) {
+  size_t size;
+  const char *bytes;
+  switch (lua_type(L, index)) {
+  case LUA_TNIL:
+    return weft_buf_putc(out, WEFT_TAG_NIL);
+  case LUA_TBOOLEAN:
+    return weft_buf_putc(out, lua_toboolean(L, index) ? WEFT_TAG_TRUE : WEFT_TAG_FALSE);
+  case LUA_TNUMBER:
+    return put_number(out, L, index);
+  case LUA_TSTRING:
+    bytes = lua_tolstring(L, index, &size);
+    return put_bytes(out, WEFT_TAG_STRING, bytes, size);
+  default:
+    return NOT_PLAIN;
+  }
+}
+
+int weft_encode_plain(weft_state *state, lua_State *L, int first, int count) {
+  weft_parcel_writer *writer = &state->writer;
+  weft_parcel_writer_reset(writer);
+  int rc = weft_buf_putc(&writer->buf, 0);
+  for (int i = 0; i < count && rc == WEFT_BUF_OK; i++)
+    rc = put_plain(&writer->buf, L, first + i);
+  if (rc == WEFT_BUF_OK)
+    return 1;
+  weft_parcel_writer_reset(writer);
+  return 0;
+}
+
+/* ---- tables ---- */
+
+static void add_pending(weft_encoder *e, uint32_t object) {
+  weft_encoder_scratch *scratch = e->scratch;
+  if (scratch->table_count == scratch->table_capacity) {
+    uint32_t capacity = scratch->table_capacity ? scratch->table_capacity * 2 : 32;
+    weft_pending_table *grown = weft_realloc(scratch->tables, capacity * sizeof *grown);
+    if (!grown)
+      check(e, WEFT_BUF_NOMEM);
+    scratch->tables = grown;
+    scratch->table_capacity = capacity;
+  }
+  scratch->tables[scratch->table_count++] =
+      (weft_pending_table){object, e->parent, e->label, e->number, e->is_guarded};
+}
+
+/* Its number when it was written before; else -1 and it has one now. */
+static int64_t see(weft_encoder *e, int index) {
+  int64_t seen = weft_ptrmap_see(&e->scratch->seen, lua_topointer(e->L, index));
+  if (seen == WEFT_PTRMAP_NOMEM)
+    check(e, WEFT_BUF_NOMEM);
+  e->has_objects |= seen >= 0;
+  return seen;
+}
+
+/* A metatable crosses by its registered name; the guard is ours and is left behind. */
+static void put_metatable(weft_encoder *e, int index) {
+  lua_State *L = e->L;
+  if (!lua_getmetatable(L, index))
+    return;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, e->state->guard);
+  if (!lua_rawequal(L, -1, -2)) {
+    lua_rawgeti(L, LUA_REGISTRYINDEX, e->state->metatable_names);
+    lua_pushvalue(L, -3);
+    lua_rawget(L, -2);
+    size_t size;
+    const char *name = lua_tolstring(L, -1, &size);
+    if (!name) {
+      lua_settop(L, lua_gettop(L) - 3);
+      lua_getfield(L, -1, "__weft_advice");
+      const char *advice = lua_tostring(L, -1);
+      lua_pushvalue(L, index);
+      weft_encode_refuse(
+          e, advice ? advice
+                    : "it has a metatable: register that with weft.register(name, metatable)");
+      lua_pop(L, 2);
+      return;
+    }
+    check(e, put_bytes(e->out, WEFT_TAG_METATABLE, name, size));
+    lua_pop(L, 2);
+  }
+  lua_pop(L, 2);
+}
+
+static void put_name(weft_encoder *e, const char *name, size_t size) {
+  check(e, put_bytes(e->out, WEFT_TAG_NAME, name, size));
+}
+
+static void put_table(weft_encoder *e, int index) {
+  lua_State *L = e->L;
+  size_t size;
+  luaL_checkstack(L, 12, "table");
+  const char *name = weft_names_find(e->state, L, index, &size);
+  if (name) {
+    put_name(e, name, size);
+    return;
+  }
+  int64_t seen = see(e, index);
+  if (seen >= 0) {
+    check(e, put_tagged(e->out, WEFT_TAG_REFERENCE, (uint64_t)seen));
+    return;
+  }
+  put_metatable(e, index);
+  e->has_objects = 1;
+  check(e, put_tagged(e->out, e->is_guarded ? WEFT_TAG_GUARDED_TABLE : WEFT_TAG_TABLE,
+                      weft_rawlen(L, index)));
+  add_pending(e, e->scratch->seen.count - 1);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, e->state->pending);
+  lua_pushvalue(L, index);
+  lua_rawseti(L, -2, (int)e->scratch->table_count);
+  lua_pop(L, 1);
+}
+
+/* ---- functions ---- */
+
+static void note_cell(weft_encoder *e, const void *id, uint32_t function, uint32_t index) {
+  weft_encoder_scratch *scratch = e->scratch;
+  if (scratch->cell_count == scratch->cell_capacity) {
+    uint32_t capacity = scratch->cell_capacity ? scratch->cell_capacity * 2 : 32;
+    weft_cell *grown = weft_realloc(scratch->cells, capacity * sizeof *grown);
+    if (!grown)
+      check(e, WEFT_BUF_NOMEM);
+    scratch->cells = grown;
+    scratch->cell_capacity = capacity;
+  }
+  scratch->cells[scratch->cell_count++] = (weft_cell){id, function, index};
+}
+
+static void put_value(weft_encoder *e, int index);
+
+static void put_code(weft_encoder *e, weft_code *code) {
+  if (e->keeper) {
+    check(e, weft_buf_putc(e->out, WEFT_TAG_FUNCTION));
+    if (!e->keeper->keep(e->keeper, code))
+      check(e, WEFT_BUF_NOMEM);
+    check(e, weft_buf_append(e->out, &code, sizeof code));
+  } else {
+    check(e, weft_buf_putc(e->out, WEFT_TAG_FUNCTION_HELD));
+    check(e, weft_parcel_write_handle(&e->state->writer, &code->handle));
+  }
+}
+
+static void put_upvalues(weft_encoder *e, int index, uint32_t function, const weft_code *code) {
+  lua_State *L = e->L;
+  const char *outer_label = e->label;
+  uint32_t outer_parent = e->parent;
+  uint8_t was_guarded = e->is_guarded;
+  luaL_checkstack(L, 16, "function");
+  e->is_guarded = 1;
+  e->depth++;
+  e->parent = UINT32_MAX;
+  for (int i = 1; i <= code->upvalue_count; i++) {
+    const char *name = lua_getupvalue(L, index, i);
+    e->label = name && *name ? name : "?";
+    if (weft_ship_is_env(code, i)) {
+      check(e, weft_buf_putc(e->out, WEFT_TAG_GLOBALS));
+    } else {
+      put_value(e, lua_gettop(L));
+      note_cell(e, lua_upvalueid(L, index, i), function, (uint32_t)i);
+    }
+    lua_pop(L, 1);
+  }
+  e->is_guarded = was_guarded;
+  e->depth--;
+  e->parent = outer_parent;
+  e->label = outer_label;
+}
+
+static void put_new_function(weft_encoder *e, int index, weft_code *code) {
+  uint32_t function = e->scratch->seen.count - 1;
+  e->scratch->function_count++;
+  put_code(e, code);
+  if (code->upvalue_count)
+    put_upvalues(e, index, function, code);
+}
+
+/* Code that was shipped before is no module's function; anything else may be. */
+static const char *find_function_name(weft_encoder *e, int index, size_t *size) {
+  const char *name = weft_names_find_function(e->state, e->L, index, size);
+  if (name || !weft_names_refresh(e->state, e->L))
+    return name;
+  return weft_names_find_function(e->state, e->L, index, size);
+}
+
+static void put_function(weft_encoder *e, int index) {
+  lua_State *L = e->L;
+  size_t size;
+  weft_code *code = weft_ship_find(e->state, L, index);
+  const char *name = code ? NULL : find_function_name(e, index, &size);
+  if (name) {
+    put_name(e, name, size);
+    return;
+  }
+  if (lua_iscfunction(L, index) || e->depth >= MAX_FUNCTION_DEPTH) {
+    lua_pushvalue(L, index);
+    weft_encode_refuse(
+        e, lua_iscfunction(L, index)
+               ? "it is a C function that no loaded module has; require its module in the task"
+               : "functions that capture functions are nested too deeply");
+    return;
+  }
+  int64_t seen = see(e, index);
+  if (seen >= 0)
+    check(e, put_tagged(e->out, WEFT_TAG_REFERENCE, (uint64_t)seen));
+  else
+    put_new_function(e, index, code ? code : weft_ship_code(e->state, L, index));
+}
+
+static void put_userdata(weft_encoder *e, int index) {
+  weft_handle *handle = weft_test_handle(e->L, index);
+  if (!handle) {
+    lua_pushvalue(e->L, index);
+    weft_encode_refuse(e, "open it inside the task, or use weft.inline");
+    return;
+  }
+  check(e, weft_buf_putc(e->out, WEFT_TAG_HANDLE));
+  check(e, weft_parcel_write_handle(&e->state->writer, handle));
+}
+
+static void put_value(weft_encoder *e, int index) {
+  int rc = put_plain(e->out, e->L, index);
+  if (rc != NOT_PLAIN) {
+    check(e, rc);
+    return;
+  }
+  void *pointer;
+  switch (lua_type(e->L, index)) {
+  case LUA_TTABLE:
+    put_table(e, index);
+    break;
+  case LUA_TFUNCTION:
+    put_function(e, index);
+    break;
+  case LUA_TUSERDATA:
+    put_userdata(e, index);
+    break;
+  case LUA_TLIGHTUSERDATA:
+    pointer = lua_touserdata(e->L, index);
+    check(e, weft_buf_putc(e->out, WEFT_TAG_POINTER));
+    check(e, weft_buf_append(e->out, &pointer, sizeof pointer));
+    break;
+  default: /* a coroutine, or LuaJIT's cdata */
+    lua_pushvalue(e->L, index);
+    weft_encode_refuse(e, "make it inside the task");
+  }
+}
+
+enum { CHUNK = 32, LONGEST_INTEGER = 11 };
+
+/* Writes the integers at stack indices first to last - 1, until something else comes: where that
+ * is. */
+static int put_integers(weft_encoder *e, int first, int last) {
+  lua_State *L = e->L;
+  weft_buf *out = e->out;
+  check(e, weft_buf_reserve(out, CHUNK * LONGEST_INTEGER));
+  uint8_t *at = out->data + out->size;
+  while (first < last && weft_is_plain_integer(L, first)) {
+    int64_t value = weft_to_integer(L, first++);
+    uint64_t bits = ((uint64_t)value << 1) ^ (uint64_t)(value >> 63);
+    for (*at++ = WEFT_TAG_INTEGER; bits >= 128; bits >>= 7)
+      *at++ = (uint8_t)(bits | 128);
+    *at++ = (uint8_t)bits;
+  }
+  out->size = (size_t)(at - out->data);
+  return first;
+}
+
+/* The elements first to last of an array part, a few at a time: each call into Lua counts here. */
+static void put_array(weft_encoder *e, int table, int first, int last) {
+  lua_State *L = e->L;
+  while (first <= last) {
+    int count = last - first + 1 < CHUNK ? last - first + 1 : CHUNK;
+    for (int i = 0; i < count; i++)
+      lua_rawgeti(L, table, first + i);
+    for (int i = table + 1; i <= table + count;) {
+      i = put_integers(e, i, table + count + 1);
+      for (; i <= table + count && !weft_is_plain_integer(L, i); i++)
+        put_value(e, i);
+    }
+    lua_settop(L, table);
+    first += count;
+  }
+}
+
+static int is_next_in_run(lua_State *L, int key, uint32_t run) {
+  return weft_is_plain_integer(L, key) && weft_to_integer(L, key) == (int64_t)run + 1;
+}
+
+/* Writes the contents of the table on top of the stack: a run 1..n, then pairs. A traversal meets
+ * what is in the array part first and in order, so it may begin behind a run that is known to be
+ * there. */
+static void put_contents(weft_encoder *e) {
+  lua_State *L = e->L;
+  int table = lua_gettop(L);
+  uint32_t counts[2] = {0, 0};
+  size_t header = e->out->size, length = weft_rawlen(L, table);
+  check(e, weft_buf_append(e->out, counts, sizeof counts));
+  luaL_checkstack(L, CHUNK + 8, "table");
+  if (weft_is_in_array(L, table, e->state->ship.array_offset, length)) {
+    put_array(e, table, 1, (int)length);
+    counts[0] = (uint32_t)length;
+    weft_push_integer(L, (int64_t)length);
+  } else {
+    lua_pushnil(L);
+  }
+  while (lua_next(L, table)) {
+    if (!counts[1] && is_next_in_run(L, table + 1, counts[0])) {
+      counts[0]++;
+    } else {
+      put_value(e, table + 1);
+      counts[1]++;
+    }
+    put_value(e, table + 2);
+    lua_settop(L, table + 1);
+  }
+  memcpy(e->out->data + header, counts, sizeof counts);
+}
+
+static void put_pending(weft_encoder *e) {
+  lua_State *L = e->L;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, e->state->pending);
+  for (uint32_t i = 0; i < e->scratch->table_count; i++) {
+    e->parent = i;
+    e->label = NULL;
+    e->number = e->scratch->tables[i].number;
+    e->is_guarded = e->scratch->tables[i].is_guarded;
+    lua_rawgeti(L, -1, (int)i + 1);
+    put_contents(e);
+    lua_pop(L, 1);
+  }
+  lua_pop(L, 1);
+  weft_encode_forget_pending(e);
+}
+
+static int compare_cells(const void *a, const void *b) {
+  const weft_cell *x = a, *y = b;
+  if (x->id != y->id)
+    return x->id < y->id ? -1 : 1;
+  return x->function < y->function ? -1 : x->function > y->function;
+}
+
+static void put_shared_cells(weft_encoder *e) {
+  weft_encoder_scratch *scratch = e->scratch;
+  if (scratch->function_count < 2)
+    return;
+  qsort(scratch->cells, scratch->cell_count, sizeof *scratch->cells, compare_cells);
+  for (uint32_t i = 1; i < scratch->cell_count; i++) {
+    const weft_cell *first = &scratch->cells[i - 1], *second = &scratch->cells[i];
+    if (first->id != second->id)
+      continue;
+    e->has_objects = 1;
+    check(e, put_tagged(e->out, WEFT_TAG_SHARE, second->function));
+    check(e, put_varint(e->out, second->index));
+    check(e, put_varint(e->out, first->function));
+    check(e, put_varint(e->out, first->index));
+  }
+}
+
+static void reset_scratch(weft_encoder_scratch *scratch) {
+  weft_ptrmap_clear(&scratch->seen);
+  scratch->table_count = scratch->cell_count = scratch->function_count = 0;
+}
+
+void weft_encoder_scratch_free(weft_encoder_scratch *scratch) {
+  reset_scratch(scratch);
+  weft_free(scratch->tables);
+  weft_free(scratch->cells);
+  *scratch = (weft_encoder_scratch){0};
+}
+
+static void encode_once(weft_encoder *e, int first, int count) {
+  weft_state *state = e->state;
+  int is_task = count > 0 && lua_type(e->L, first) == LUA_TFUNCTION;
+  weft_parcel_writer_reset(&state->writer);
+  reset_scratch(&state->scratch);
+  check(e, weft_buf_putc(e->out, 0));
+  for (int i = 0; i < count; i++) {
+    e->number = is_task ? i : i + 1;
+    put_value(e, first + i);
+  }
+  if (state->scratch.table_count)
+    put_pending(e);
+  put_shared_cells(e);
+  if (e->has_objects) {
+    uint32_t objects = state->scratch.seen.count;
+    check(e, weft_buf_putc(e->out, WEFT_TAG_END));
+    check(e, weft_buf_append(e->out, &objects, sizeof objects));
+    e->out->data[0] |= WEFT_HAS_OBJECTS;
+  }
+}
+
+/* A new function in the message may have made us look at what is loaded, and learn that a table
+ * which was written before is a module: then all is written again. */
+void weft_encode(weft_state *state, lua_State *L, int first, int count, const char *what,
+                 weft_code_keeper *keeper) {
+  uint32_t known;
+  luaL_checkstack(L, 16, "message");
+  do {
+    weft_encoder e = {.state = state,
+                      .L = L,
+                      .out = &state->writer.buf,
+                      .scratch = &state->scratch,
+                      .keeper = keeper,
+                      .what = what,
+                      .names_known = known = state->names_loaded,
+                      .parent = UINT32_MAX};
+    encode_once(&e, first, count);
+  } while (known != state->names_loaded);
+}
+
+void weft_encode_finish(weft_state *state, lua_State *L, weft_parcel *parcel, int count) {
+  if (weft_parcel_finish(&state->writer, parcel) != WEFT_BUF_OK)
+    luaL_error(L, "not enough memory");
+  parcel->count = (uint32_t)count;
+}
+
+void weft_to_parcel(weft_state *state, lua_State *L, int first, int count, const char *what,
+                    weft_parcel *parcel) {
+  if (!weft_encode_plain(state, L, first, count))
+    weft_encode(state, L, first, count, what, NULL);
+  weft_encode_finish(state, L, parcel, count);
+}

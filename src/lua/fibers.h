@@ -1,0 +1,40 @@
+/* fibers.h: what the parts of a scheduler share.
+ *
+ * scheduler.c has the fibers and runs them; wake.c has the contexts that they are parked under, and
+ * their wakes; park.c blocks callers. All on the state's thread, but for the wake functions.
+ */
+#ifndef WEFT_LUA_FIBERS_H
+#define WEFT_LUA_FIBERS_H
+
+#include "scheduler.h"
+
+enum { WEFT_FIBERS_PER_BLOCK = 64 };
+
+typedef struct weft_fiber_block {
+  struct weft_fiber_block *next;
+  weft_fiber fibers[WEFT_FIBERS_PER_BLOCK];
+} weft_fiber_block;
+
+/* Queues a fiber to be resumed. */
+void weft_fiber_push_ready(weft_scheduler *scheduler, weft_fiber *fiber);
+
+/* ---- wake.c ---- */
+
+/* Puts the fiber under the watch of the context: 0 when that is done or memory ran out. */
+int weft_fiber_watch(weft_scheduler *scheduler, weft_fiber *fiber, weft_context *context);
+/* Makes a parked fiber whose wait was claimed by the caller ready. */
+void weft_fiber_unpark(weft_scheduler *scheduler, weft_fiber *fiber);
+/* Delivers what others have woken: how much that was. */
+int weft_scheduler_take_inbox(weft_scheduler *scheduler);
+/* The wake functions of a fiber's and of the main party's wait. [any thread] */
+void weft_fiber_wake(weft_wait *wait);
+void weft_main_wake(weft_wait *wait);
+
+/* ---- park.c ---- */
+
+/* Instead of finishing a park. */
+void weft_park_abandon(weft_park *park);
+/* An address that LuaJIT's shims know: the C function yielded and was woken. */
+extern const char weft_continue_token;
+
+#endif

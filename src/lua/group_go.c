@@ -1,0 +1,250 @@
+/* group_go.c: starting tasks.
+ *
+ * Owns the slots' growth, and what is counted in ahead with the core group. Entered by the thread
+ * of the state that made the group. Invariant: what can raise comes before the task counts.
+ */
+#include "group_body.h"
+
+#include "errors.h"
+#include "mem.h"
+#include "pool.h"
+
+#include <string.h>
+
+enum { DRAIN_EVERY = 64, CREDIT = 64 };
+
+/* When the older half of the tasks is forgotten, their room serves those to come. */
+static int reuse_slots(weft_group_body *group) {
+  uint32_t used = group->count - group->base, gone = 0, failed = 0;
+  uint32_t handed_out = group->completed - group->order_base;
+  while (gone < used && weft_slot_is_ended(group->slots[gone]) &&
+         (uintptr_t)group->slots[gone] & WEFT_SLOT_FORGOTTEN)
+    failed += (uint32_t)weft_slot_is_failure(group->slots[gone++]);
+  if (gone < group->capacity / 2 || handed_out < group->capacity / 2)
+    return 0;
+  memmove(group->slots, group->slots + gone, (used - gone) * sizeof *group->slots);
+  memmove(group->order, group->order + handed_out,
+          (group->drained - group->completed) * sizeof *group->order);
+  group->base += gone;
+  group->base_failures += failed;
+  group->order_base = group->completed;
+  return 1;
+}
+
+static int grow_slots(weft_group_body *group) {
+  if (group->capacity && reuse_slots(group))
+    return 1;
+  uint32_t capacity = group->capacity ? group->capacity * 2 : 16;
+  weft_task **slots = weft_realloc(group->slots, capacity * sizeof *slots);
+  if (slots)
+    group->slots = slots;
+  uint32_t *order = weft_realloc(group->order, capacity * sizeof *order);
+  if (order)
+    group->order = order;
+  if (slots && order)
+    group->capacity = capacity;
+  return slots && order;
+}
+
+static weft_task *new_task(weft_group_body *group, lua_State *L, int name_index) {
+  if (group->count - group->base == group->capacity && !grow_slots(group))
+    luaL_error(L, "not enough memory");
+  weft_task *task = weft_task_take(&group->state->free_tasks, group->core);
+  if (!task)
+    luaL_error(L, "not enough memory");
+  if (name_index) {
+    size_t size;
+    const char *name = lua_tolstring(L, name_index, &size);
+    task->name = weft_strndup(name, size);
+    if (!task->name) {
+      weft_task_free(task);
+      luaL_error(L, "not enough memory");
+    }
+  }
+  task->index = group->count + 1;
+  return task;
+}
+
+/* Groups with a limit, or that somebody waits for already, count exactly; the others in steps,
+ * since workers count down the same word. */
+static void count_in(weft_group_body *group, weft_task *task) {
+  *weft_slot_of(group, ++group->count) = task;
+  if (group->credit == 0) {
+    int is_exact = group->core->limit || group->is_local || weft_group_has_waiters(group->core);
+    group->credit = is_exact ? 1 : CREDIT;
+    weft_group_add(group->core, group->credit);
+  }
+  group->credit--;
+}
+
+static void count_out(weft_group_body *group, weft_task *task) {
+  group->credit++;
+  group->count--;
+  weft_task_free(task);
+}
+
+/* Before anybody waits for the group, or leaves it. */
+void weft_group_settle(weft_group_body *group) {
+  weft_group_unadd(group->core, group->credit);
+  group->credit = 0;
+}
+
+/* Refused: nil and an error, or WEFT_WOULD_WAIT. */
+static int submit(weft_group_body *group, lua_State *L, int function, int count, int name_index) {
+  weft_state *state = group->state;
+  weft_encode(state, L, function, count, "argument", &group->keeper);
+  weft_task *task = new_task(group, L, name_index);
+  if (weft_parcel_finish(&state->writer, &task->parcel) != WEFT_BUF_OK) {
+    weft_task_free(task);
+    return luaL_error(L, "not enough memory");
+  }
+  task->parcel.count = (uint32_t)count;
+  count_in(group, task);
+  int rc = weft_pool_submit(group->core->pool, task);
+  if (rc != WEFT_OK)
+    count_out(group, task);
+  return rc;
+}
+
+/* What can raise comes before the task counts. */
+static int start_local(weft_group_body *group, lua_State *L, int function, int count,
+                       int name_index) {
+  weft_task *task = new_task(group, L, name_index);
+  weft_context *own = weft_task_own_context(task);
+  if (!own || !lua_checkstack(L, count + 8)) {
+    weft_task_give(&group->state->free_tasks, task);
+    return luaL_error(L, "not enough memory");
+  }
+  task->kind = WEFT_KIND_LOCAL;
+  lua_pushvalue(L, function);
+  weft_push_handle(group->state, L, &own->handle);
+  for (int i = 1; i < count; i++)
+    lua_pushvalue(L, function + i);
+  weft_fiber *fiber = weft_scheduler_reserve(&group->state->scheduler, L, count + 1);
+  count_in(group, task);
+  weft_scheduler_start_local(&group->state->scheduler, L, fiber, task, count + 1);
+  return WEFT_OK;
+}
+
+/* 1 and nil, cause on the stack when the context is done. */
+static int is_refused(weft_group_body *group, lua_State *L) {
+  if (!weft_context_done(group->core->context))
+    return 0;
+  weft_error *error = weft_context_error(group->core->context);
+  weft_error *cause = weft_context_cause(group->core->context);
+  lua_pushnil(L);
+  weft_push_context_error(group->state, L, error, cause);
+  weft_error_release(error);
+  weft_error_release(cause);
+  return 1;
+}
+
+static int check_function(lua_State *L, const char *what) {
+  int function = lua_type(L, 2) == LUA_TSTRING ? 3 : 2;
+  if (!lua_isfunction(L, function))
+    weft_bad_argument(L, what, function == 3 ? "fn" : "fn or name", "a function", function);
+  return function;
+}
+
+/* Starts the task: pushes results and returns how many, or WEFT_WOULD_WAIT with the stack as it
+ * was. */
+static int try_start(weft_group_body *group, lua_State *L, int function) {
+  int top = lua_gettop(L), count = top - function + 1, name = function == 3 ? 2 : 0;
+  if ((group->count & (DRAIN_EVERY - 1)) == 0)
+    weft_group_drain(group, L, 1);
+  if (is_refused(group, L))
+    return 2;
+  uint32_t limit = group->core->limit;
+  if (limit && weft_group_running(group->core) - group->credit >= limit)
+    return WEFT_WOULD_WAIT;
+  int rc = group->is_local ? start_local(group, L, function, count, name)
+                           : submit(group, L, function, count, name);
+  if (rc == WEFT_WOULD_WAIT) {
+    lua_settop(L, top);
+    return rc;
+  }
+  if (rc != WEFT_OK)
+    return weft_fail(group->state, L, rc == WEFT_CLOSED ? "closed" : "thread",
+                     "the task could not be started: %s",
+                     rc == WEFT_CLOSED ? "the pool is closed" : weft_strerror(rc));
+  weft_push_task(group->state, L, group->count);
+  return 1;
+}
+
+static int go(lua_State *L);
+
+static int finish_go(lua_State *L, weft_park *park, int source) {
+  weft_state *state = weft_state_of(L);
+  weft_context *context = weft_current_context(state, L, 0);
+  (void)park;
+  if (source == WEFT_PARK_CANCELED && weft_context_done(context))
+    return weft_raise_context(state, L, context);
+  return WEFT_AGAIN; /* there is room, or the group itself was cancelled, which go reports */
+}
+
+static void leave_go(weft_park *park) {
+  weft_group *group = park->object;
+  if (park->waiter.slot == group)
+    weft_group_unwait(group, &park->waiter);
+  else
+    weft_pool_unwait_room(group->pool, &park->waiter);
+}
+
+static const weft_park_op go_op = {"group:go", finish_go, go, leave_go, NULL, 0};
+
+/* Waits for room, in the group or in the pool's queue. */
+static int wait_for_room(weft_group_body *group, lua_State *L) {
+  weft_group *core = group->core;
+  weft_park *park = weft_park_begin(group->state, L, &go_op, core);
+  weft_group_settle(group);
+  int is_limit = core->limit && weft_group_running(core) >= core->limit, must_wait;
+  park->waiter.slot = is_limit ? (void *)core : NULL;
+  if (is_limit)
+    must_wait = weft_group_wait_below(core, core->limit, &park->waiter);
+  else
+    must_wait = core->pool && weft_pool_wait_room(core->pool, &park->waiter);
+  return must_wait ? weft_park_wait(group->state, L, park, core->context) : WEFT_AGAIN;
+}
+
+/*** Starts a task. Waits while the group's limit is reached or the pool's queue is full.
+ * @function group:go
+ * @tparam[opt] string name shown in errors and dumps
+ * @tparam function fn called as fn(ctx, ...) on a native thread, with copies of what it captures
+ * @param ... arguments, copied
+ * @treturn[1] task
+ * @treturn[2] nil once the group is cancelled, or when no thread can be started
+ * @treturn[2] error the cause
+ * @raise what cannot be sent, with its path; a captured variable that the task assigns
+ */
+static int go(lua_State *L) {
+  weft_group_body *group = weft_check_open_group(L, "group:go");
+  int function = check_function(L, "group:go"), rc;
+  do {
+    rc = try_start(group, L, function);
+    if (rc == WEFT_WOULD_WAIT)
+      rc = wait_for_room(group, L);
+  } while (rc == WEFT_AGAIN);
+  return rc;
+}
+
+/*** Starts a task unless that would wait (Go: errgroup.TryGo).
+ * @function group:try_go
+ * @tparam[opt] string name
+ * @tparam function fn
+ * @param ...
+ * @return a task; false when it would wait; nil and an error as @{group:go}
+ */
+static int try_go(lua_State *L) {
+  weft_group_body *group = weft_check_open_group(L, "group:try_go");
+  int rc = try_start(group, L, check_function(L, "group:try_go"));
+  if (rc != WEFT_WOULD_WAIT)
+    return rc;
+  lua_pushboolean(L, 0);
+  return 1;
+}
+
+void weft_add_go_methods(weft_state *state, lua_State *L) {
+  static const weft_function methods[] = {
+      {"go", go, WEFT_BLOCKS_VARIADIC}, {"try_go", try_go, 0}, {NULL, NULL, 0}};
+  weft_add_methods(L, state, methods);
+}

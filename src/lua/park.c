@@ -1,0 +1,235 @@
+/* park.c: blocking calls: who calls, may it block, and the park itself.
+ *
+ * Entered by the state's thread. Invariant: between a waiter's queueing and its park nothing can
+ * raise; a park ends in finish or in abandon, once.
+ */
+#include "fibers.h"
+
+#include "clock.h"
+#include "errors.h"
+#include "platform.h"
+#include "state.h"
+
+#include <string.h>
+
+enum { SPIN_NS = 20000 };
+
+/* Their addresses are words between LuaJIT's shims and us. */
+const char weft_continue_token; /* the C function yielded and was woken */
+const char weft_again_token;    /* call the C function again */
+
+/* ---- who calls ---- */
+
+static weft_context *context_of(weft_fiber *fiber, lua_State *L, int own) {
+  if (!fiber)
+    return weft_background();
+  if (!own)
+    return weft_task_context(fiber->task);
+  weft_context *context = weft_task_own_context(fiber->task);
+  if (!context)
+    luaL_error(L, "not enough memory");
+  return context;
+}
+
+weft_context *weft_current_context(weft_state *state, lua_State *L, int own) {
+  return context_of(state->scheduler.current, L, own);
+}
+
+weft_context *weft_outer_context(weft_state *state, lua_State *L, int own) {
+  weft_fiber *fiber = state->scheduler.current;
+  while (fiber && fiber->is_local && fiber->outer && fiber->outer->task == fiber->outer_task)
+    fiber = fiber->outer;
+  return context_of(fiber, L, own);
+}
+
+int weft_raise_context(weft_state *state, lua_State *L, weft_context *context) {
+  weft_error *error = weft_context_error(context), *cause = weft_context_cause(context);
+  weft_push_context_error(state, L, error, cause);
+  weft_error_release(error);
+  weft_error_release(cause);
+  weft_add_position(L, 1);
+  return lua_error(L);
+}
+
+/* The name of the C function between the task and the call, such as "sort" or "gsub". */
+static const char *blocking_c_function(lua_State *L) {
+  lua_Debug info;
+  for (int level = 1; lua_getstack(L, level, &info); level++) {
+    lua_getinfo(L, "Sn", &info);
+    if (*info.what == 'C' && info.name && strcmp(info.name, "pcall") != 0 &&
+        strcmp(info.name, "xpcall") != 0)
+      return lua_pushstring(L, info.name), lua_tostring(L, -1);
+  }
+  return "a metamethod or finalizer";
+}
+
+void weft_check_can_block(weft_state *state, lua_State *L, const char *what) {
+  weft_fiber *fiber = state->scheduler.current;
+  if (!fiber && state->scheduler.main.state == WEFT_FIBER_PARKED)
+    luaL_error(L, "%s would block inside a callback of another blocking call", what);
+  if (!fiber)
+    return;
+  if (fiber->co != L && (!WEFT_LUA54 || state->scheduler.running != L))
+    luaL_error(
+        L,
+        "%s would block inside a coroutine that the task made itself; call it from the task's "
+        "own coroutine, or start another task",
+        what);
+  if (!lua_isyieldable(L))
+    luaL_error(L,
+               "%s would block inside a C call (%s), where Lua cannot yield; do it before or after",
+               what, blocking_c_function(L));
+}
+
+/* ---- parking ---- */
+
+weft_park *weft_park_prepare(weft_state *state, const weft_park_op *op, void *object) {
+  weft_scheduler *scheduler = &state->scheduler;
+  weft_fiber *fiber = scheduler->current;
+  weft_park *park = fiber ? &fiber->park : &scheduler->main.park;
+  weft_wait_init(&park->wait, fiber ? weft_fiber_wake : weft_main_wake);
+  weft_waiter_init(&park->waiter, &park->wait, WEFT_PARK_EVENT);
+  park->op = op;
+  park->object = object;
+  return park;
+}
+
+weft_park *weft_park_begin(weft_state *state, lua_State *L, const weft_park_op *op, void *object) {
+  weft_check_can_block(state, L, op->what);
+  weft_context *context = weft_current_context(state, L, 0);
+  if (weft_context_done(context))
+    weft_raise_context(state, L, context);
+  return weft_park_prepare(state, op, object);
+}
+
+/* Only what the end of the state would pull away needs it: a worker's state outlives its tasks, and
+ * the main party holds what it waits for on its stack. */
+static void hold_object(weft_scheduler *scheduler, weft_fiber *fiber) {
+  if (!fiber->park.op->holds_handle || scheduler->worker || fiber == &scheduler->main)
+    return;
+  weft_handle_retain(fiber->park.object);
+  fiber->holds_handle = 1;
+}
+
+static void release_object(weft_fiber *fiber) {
+  if (fiber->holds_handle)
+    weft_handle_release(fiber->park.object);
+  fiber->holds_handle = 0;
+}
+
+static int finish_park(lua_State *L, weft_park *park) {
+  int source = weft_wait_winner(&park->wait);
+  if (source != WEFT_PARK_EVENT)
+    park->op->leave(park);
+  release_object((weft_fiber *)park); /* the caller's stack holds it, too */
+  return park->op->finish(L, park, source);
+}
+
+/* Instead of finishing. */
+void weft_park_abandon(weft_park *park) {
+  int source = weft_wait_winner(&park->wait);
+  if (source != WEFT_PARK_EVENT)
+    park->op->leave(park);
+  if (park->op->abandon)
+    park->op->abandon(park, source);
+  release_object((weft_fiber *)park);
+}
+
+#if WEFT_LUA54
+static int continue_after_yield(lua_State *L, int status, lua_KContext context) {
+  (void)status;
+  weft_park *park = (weft_park *)context;
+  int rc = finish_park(L, park);
+  return rc == WEFT_AGAIN ? park->op->again(L) : rc;
+}
+#endif
+
+/* LuaJIT: called as finish(first argument, results of the C function…). */
+int weft_park_continue(lua_State *L) {
+  if (lua_touserdata(L, 2) != &weft_continue_token)
+    return lua_gettop(L) - 1;
+  int rc = finish_park(L, &WEFT_STATE(L)->scheduler.current->park);
+  if (rc != WEFT_AGAIN)
+    return rc;
+  lua_pushlightuserdata(L, (void *)&weft_again_token);
+  return 1;
+}
+
+static int yield_fiber(weft_scheduler *scheduler, lua_State *L, weft_park *park) {
+  scheduler->is_yield_of_task = 1;
+#if WEFT_LUA54
+  return lua_yieldk(L, 0, (lua_KContext)park, continue_after_yield);
+#else
+  (void)park;
+  return lua_yield(L, 0);
+#endif
+}
+
+/* A signal's handler may have set a hook that wants to raise (lua.c does so on Ctrl-C): give it a
+ * Lua function to run in. Returns 1 with the error on top of the stack. */
+static int signal_wants_to_raise(lua_State *L) {
+  if (!lua_gethook(L))
+    return 0;
+  if (luaL_loadstring(L, "return") == 0 && lua_pcall(L, 0, 0, 0) == 0)
+    return 0;
+  return 1;
+}
+
+static int spin_for_news(weft_scheduler *scheduler) {
+  static _Atomic uint32_t processors;
+  uint32_t count = atomic_load_explicit(&processors, memory_order_relaxed);
+  if (!count)
+    atomic_store(&processors, count = weft_cpu_count());
+  uint64_t until_ns = count > 1 ? weft_clock_now_ns() + SPIN_NS : 0;
+  do
+    for (int i = 0; i < 32; i++) {
+      if (!weft_inbox_is_empty(scheduler->inbox))
+        return 1;
+      weft_cpu_relax();
+    }
+  while (until_ns && weft_clock_now_ns() < until_ns);
+  return 0;
+}
+
+/* Runs the scheduler on the caller's thread until the main party is woken. On a raise the error is
+ * on top of the stack and the result is 1. */
+static int drive(weft_scheduler *scheduler, lua_State *L) {
+  weft_fiber *self = &scheduler->main;
+  int is_raising = 0;
+  while (self->state == WEFT_FIBER_PARKED) {
+    if (weft_scheduler_turn(scheduler) || spin_for_news(scheduler))
+      continue;
+    weft_parker_park(&scheduler->inbox->parker, WEFT_NEVER_NS);
+    if (!is_raising && signal_wants_to_raise(L)) {
+      is_raising = 1;
+      if (weft_wait_claim(&self->park.wait, WEFT_PARK_ABANDONED))
+        weft_fiber_unpark(scheduler, self); /* else its wake is on the way */
+    }
+  }
+  return is_raising;
+}
+
+static int wait_outside(weft_state *state, lua_State *L, weft_park *park) {
+  weft_scheduler *scheduler = &state->scheduler;
+  if (drive(scheduler, L)) {
+    weft_park_abandon(park);
+    return lua_error(L);
+  }
+  return finish_park(L, park);
+}
+
+int weft_park_wait(weft_state *state, lua_State *L, weft_park *park, weft_context *context) {
+  weft_scheduler *scheduler = &state->scheduler;
+  weft_fiber *fiber = (weft_fiber *)park;
+  if (!weft_fiber_watch(scheduler, fiber, context) &&
+      weft_wait_claim(&park->wait, WEFT_PARK_CANCELED)) {
+    if (weft_context_done(context))
+      return finish_park(L, park);
+    weft_park_abandon(park);
+    return luaL_error(L, "not enough memory");
+  }
+  hold_object(scheduler, fiber);
+  fiber->state = WEFT_FIBER_PARKED;
+  scheduler->parked++;
+  return fiber == &scheduler->main ? wait_outside(state, L, park) : yield_fiber(scheduler, L, park);
+}
