@@ -24,6 +24,7 @@ local sections = {
   { "Pools", "The native threads that tasks run on.", "src/lua/pool.c" },
   { "Channels", "Values between tasks, on whatever threads they run.", "src/lua/channel.c" },
   { "Semaphores and waitgroups", "Counting, across threads.", "src/lua/sync.c" },
+  { "Limiters", "Rates, across threads.", "src/lua/limiter.c" },
   { "Time", "Seconds, as numbers.", "src/lua/time.c" },
   {
     "Errors and sending",

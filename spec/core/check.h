@@ -132,6 +132,7 @@ __attribute__((unused)) static void check_nothing_is_left(void) {
   CHECK(stats.channels == 0);
   CHECK(stats.semaphores == 0);
   CHECK(stats.waitgroups == 0);
+  CHECK(stats.limiters == 0);
   CHECK(stats.timers == 0);
 }
 

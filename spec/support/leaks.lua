@@ -6,7 +6,7 @@
 --
 -- or around one function: `leaks.check(fn)`.
 --
--- What is compared: the process's groups, contexts, errors, pools, channels, semaphores, waitgroups,
+-- What is compared: the process's groups, contexts, errors, pools, channels, semaphores, waitgroups, limiters,
 -- timers, transfers and threads, and this state's tasks and parked callers. None may have grown.
 --
 -- Not compared: the code of shipped closures, a cache by design; the default pool with its threads,
@@ -23,7 +23,7 @@ local core = require "weft.core"
 local leaks = {}
 
 local COUNTED = {
-  "groups", "contexts", "errors", "pools", "channels", "semaphores", "waitgroups", "timers",
+  "groups", "contexts", "errors", "pools", "channels", "semaphores", "waitgroups", "limiters", "timers",
   "transfers", "tasks", "parked", "threads",
 }
 local LIMIT = 10 -- seconds until what is alive counts as leaked

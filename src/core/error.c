@@ -96,6 +96,8 @@ const char *weft_strerror(int code) {
     return "it was made before the process forked: make a new one in the child";
   case WEFT_BELOW_ZERO:
     return "more was given back or done than there was";
+  case WEFT_TOO_LATE:
+    return "the context's deadline would come first";
   default:
     return "unknown code";
   }

@@ -23,5 +23,6 @@ void weft_stats_read(weft_stats *stats) {
       .waitgroups = atomic_load(&weft_live.waitgroups),
       .timers = weft_timers_live(),
       .transfers = atomic_load(&weft_live.transfers),
+      .limiters = atomic_load(&weft_live.limiters),
   };
 }

@@ -29,6 +29,7 @@ enum {
   WEFT_TOO_LARGE = -6, /* more than can ever be had */
   WEFT_FORKED = -7,    /* made in the parent process, used after a fork */
   WEFT_BELOW_ZERO = -8, /* more is given back or done than there was */
+  WEFT_TOO_LATE = -9,  /* the context's deadline would come first */
 };
 /* A sentence for a code above. The text is constant. */
 const char *weft_strerror(int code);
@@ -172,11 +173,38 @@ int weft_waitgroup_done(weft_waitgroup *waitgroup); /* add(-1) */
  * (WEFT_CANCELED). */
 int weft_waitgroup_wait(weft_context *context, weft_waitgroup *waitgroup);
 
+/* ---- limiters: token buckets, strictly first in, first out (Go: golang.org/x/time/rate) ---- */
+
+typedef struct weft_limiter weft_limiter;
+/* A full bucket of `burst` tokens that fills at `rate` tokens a second, >= 0 and not NaN; at an
+ * infinite rate everything passes, whatever the burst. NULL: no memory. */
+weft_limiter *weft_limiter_new(double rate, uint32_t burst);
+weft_limiter *weft_limiter_retain(weft_limiter *limiter);
+void weft_limiter_release(weft_limiter *limiter);
+/* Blocks the calling native thread until it has taken n tokens. WEFT_OK, WEFT_CANCELED, WEFT_TOO_LARGE
+ * (more than the burst), WEFT_NOTHREAD; WEFT_TOO_LATE at once when its turn would come after the
+ * context's deadline. Nothing is taken but with WEFT_OK. */
+int weft_limiter_wait(weft_context *context, weft_limiter *limiter, uint32_t n);
+/* Takes n tokens (WEFT_OK), or WEFT_WOULD_WAIT or WEFT_TOO_LARGE and nothing is taken. */
+int weft_limiter_allow(weft_limiter *limiter, uint32_t n);
+/* Takes n tokens in advance: the caller may act after `*delay` seconds, infinite at rate 0. WEFT_OK, or
+ * WEFT_TOO_LARGE. */
+int weft_limiter_reserve(weft_limiter *limiter, uint32_t n, double *delay);
+/* Gives back tokens that were taken or reserved and are not used. */
+void weft_limiter_give_back(weft_limiter *limiter, uint32_t n);
+/* Corrects what was taken by what was used in the end: less is given back, more is owed. */
+void weft_limiter_settle(weft_limiter *limiter, uint32_t taken, double used);
+/* Lets nobody pass before `at_ns` (monotonic); a later pause stays in force. The bucket fills meanwhile. */
+void weft_limiter_pause_until(weft_limiter *limiter, uint64_t at_ns);
+void weft_limiter_resume(weft_limiter *limiter); /* ends the pause */
+/* For those who wait too; those who want more than the new burst end with WEFT_TOO_LARGE. */
+void weft_limiter_set(weft_limiter *limiter, double rate, uint32_t burst);
+
 /* ---- counts of what is alive: for tests and for watching ---- */
 
 typedef struct weft_stats {
   uint32_t threads, contexts, errors, pools, groups, channels, semaphores, waitgroups, timers;
-  uint32_t transfers;
+  uint32_t transfers, limiters;
 } weft_stats;
 /* Reads all of them, each by itself: not a snapshot of one moment. */
 void weft_stats_read(weft_stats *stats);

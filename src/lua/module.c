@@ -108,7 +108,7 @@ static int is_error(lua_State *L) {
 /*** Counts of what is alive in the process.
  * @function stats
  * @treturn table `threads`, `contexts`, `errors`, `pools`, `groups`, `channels`, `semaphores`,
- *   `waitgroups`, `timers`, `transfers`, `codes`; of this state: `tasks`, `parked`
+ *   `waitgroups`, `limiters`, `timers`, `transfers`, `codes`; of this state: `tasks`, `parked`
  */
 static int stats(lua_State *L) {
   weft_state *state = WEFT_STATE(L);
@@ -122,6 +122,7 @@ static int stats(lua_State *L) {
                 {"groups", all.groups},         {"channels", all.channels},
                 {"semaphores", all.semaphores}, {"waitgroups", all.waitgroups},
                 {"timers", all.timers},         {"transfers", all.transfers},
+                {"limiters", all.limiters},
                 {"codes", weft_live.codes},     {"tasks", state->scheduler.live},
                 {"parked", state->scheduler.parked}};
   lua_createtable(L, 0, 16);
@@ -179,6 +180,7 @@ WEFT_MODULE_API int luaopen_weft_core(lua_State *L) {
   weft_open_time(state, L);
   weft_open_channel(state, L);
   weft_open_sync(state, L);
+  weft_open_limiter(state, L);
   weft_open_http(state, L);
   lua_newtable(L); /* methods of classes that lua/weft extends */
   expose_methods(L, "weft.context");
