@@ -33,6 +33,8 @@ local sections = {
     "src/lua/module.c",
   },
   { "weft.http", nil, "lua/weft/http.lua", "src/lua/http.c" },
+  { "Budgets", "What may be spent, by all tasks together.", "src/lua/budget.c" },
+  { "Trying again", nil, "lua/weft/retry.lua" },
   { "weft.model", nil, "lua/weft/model/init.lua", "lua/weft/model/openai.lua" },
   { "weft.json", nil, "lua/weft/json.lua" },
   { "weft.progress", nil, "lua/weft/progress.lua" },

@@ -36,6 +36,8 @@ local functions = {
   stream = "weft.map",
   stage = "weft.pipeline",
   pipeline = "weft.pipeline",
+  retry = "weft.retry",
+  retry_budget = "weft.retry",
 }
 local modules = {
   http = "weft.http",

@@ -86,6 +86,12 @@ options.count = {
   end,
   "a whole number >= 1",
 }
+options.whole = {
+  function(value)
+    return is_number(value, 0, 1e9) and value == math.floor(value)
+  end,
+  "a whole number >= 0",
+}
 options.bytes = {
   function(value)
     return is_number(value, 1, 1e15) and value == math.floor(value)

@@ -24,5 +24,6 @@ void weft_stats_read(weft_stats *stats) {
       .timers = weft_timers_live(),
       .transfers = atomic_load(&weft_live.transfers),
       .limiters = atomic_load(&weft_live.limiters),
+      .budgets = atomic_load(&weft_live.budgets),
   };
 }

@@ -200,11 +200,28 @@ void weft_limiter_resume(weft_limiter *limiter); /* ends the pause */
 /* For those who wait too; those who want more than the new burst end with WEFT_TOO_LARGE. */
 void weft_limiter_set(weft_limiter *limiter, double rate, uint32_t burst);
 
+/* ---- budgets: an amount that many spend at once, and never overspend ---- */
+
+typedef struct weft_budget weft_budget;
+/* Amounts are whole millionths, 0 to 1e15. `warn_share`: of the limit, 0 to 1. NULL: no memory. */
+weft_budget *weft_budget_new(int64_t limit, double warn_share);
+weft_budget *weft_budget_retain(weft_budget *budget);
+void weft_budget_release(weft_budget *budget);
+/* Sets the amount aside. WEFT_OK; WEFT_WOULD_WAIT when less than that is left now; WEFT_TOO_LARGE when
+ * it is more than the whole limit. */
+int weft_budget_reserve(weft_budget *budget, int64_t amount);
+/* Ends a reservation: `actual` is spent, the rest is given back. More than was reserved is booked as
+ * well. 1 once, when what is spent reaches the share to warn at; else 0; WEFT_BELOW_ZERO when so much is
+ * not reserved: nothing changes. */
+int weft_budget_settle(weft_budget *budget, int64_t reserved, int64_t actual);
+/* Raises the limit, but never so far that more than `most_remaining` could be reserved. */
+void weft_budget_add(weft_budget *budget, int64_t amount, int64_t most_remaining);
+
 /* ---- counts of what is alive: for tests and for watching ---- */
 
 typedef struct weft_stats {
   uint32_t threads, contexts, errors, pools, groups, channels, semaphores, waitgroups, timers;
-  uint32_t transfers, limiters;
+  uint32_t transfers, limiters, budgets;
 } weft_stats;
 /* Reads all of them, each by itself: not a snapshot of one moment. */
 void weft_stats_read(weft_stats *stats);

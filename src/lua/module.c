@@ -108,7 +108,7 @@ static int is_error(lua_State *L) {
 /*** Counts of what is alive in the process.
  * @function stats
  * @treturn table `threads`, `contexts`, `errors`, `pools`, `groups`, `channels`, `semaphores`,
- *   `waitgroups`, `limiters`, `timers`, `transfers`, `codes`; of this state: `tasks`, `parked`
+ *   `waitgroups`, `limiters`, `timers`, `transfers`, `budgets`, `codes`; of this state: `tasks`, `parked`
  */
 static int stats(lua_State *L) {
   weft_state *state = WEFT_STATE(L);
@@ -123,6 +123,7 @@ static int stats(lua_State *L) {
                 {"semaphores", all.semaphores}, {"waitgroups", all.waitgroups},
                 {"timers", all.timers},         {"transfers", all.transfers},
                 {"limiters", all.limiters},
+                {"budgets", all.budgets},
                 {"codes", weft_live.codes},     {"tasks", state->scheduler.live},
                 {"parked", state->scheduler.parked}};
   lua_createtable(L, 0, 16);
@@ -182,6 +183,7 @@ WEFT_MODULE_API int luaopen_weft_core(lua_State *L) {
   weft_open_sync(state, L);
   weft_open_limiter(state, L);
   weft_open_http(state, L);
+  weft_open_budget(state, L);
   lua_newtable(L); /* methods of classes that lua/weft extends */
   expose_methods(L, "weft.context");
   lua_setfield(L, -2, "methods");
