@@ -105,7 +105,12 @@ SPECS ?= $(sort $(wildcard spec/*_spec.lua))
 PRELOAD = $(if $(filter address,$(SAN)),LD_PRELOAD=$(shell $(CC) -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0)$(if $(filter thread,$(SAN)),LD_PRELOAD=$(shell $(CC) -print-file-name=libtsan.so) TSAN_OPTIONS="suppressions=$(CURDIR)/spec/support/tsan.supp exitcode=66 report_signal_unsafe=0")
 RUN_LUA = LUA_PATH="$(CURDIR)/lua/?.lua;$(CURDIR)/lua/?/init.lua;$(CURDIR)/?.lua;;" LUA_CPATH="$(CURDIR)/$(BUILD)/?.so;;"
 
-test-lua: all
+# What specs need of the system and Lua does not have.
+$(BUILD)/forking.so: spec/support/forking.c
+	@mkdir -p $(@D)
+	$(CC) $(BASE_CFLAGS) -I$(LUA_INCDIR) -shared $< -o $@
+
+test-lua: all $(BUILD)/forking.so
 	@for spec in $(SPECS); do echo "== $(LUA) $(WEFT_SHIP) $(SAN) $$spec"; \
 	  env $(RUN_LUA) $(PRELOAD) WEFT_SAN=$(SAN) timeout $(SPEC_TIMEOUT_S) $(TEST_WRAPPER) /usr/bin/$(LUA_BIN) spec/support/run.lua $$spec > build/test.log 2>&1 \
 	    || { cat build/test.log; echo "FAILED: $$spec"; exit 1; }; \

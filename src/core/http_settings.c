@@ -9,6 +9,7 @@
 #include "http_engine.h"
 
 #include "mem.h"
+#include "platform.h"
 
 #include <stdlib.h>
 #include <unistd.h>
@@ -17,6 +18,10 @@
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static weft_http_settings settings; /* guarded by lock until is_ready */
 static _Atomic int is_ready;
+
+static __attribute__((constructor)) void hold_over_forks(void) {
+  weft_process_hold_lock(&lock);
+}
 
 static const char *first_variable(const char *const *names) {
   for (; *names; names++) {

@@ -24,9 +24,12 @@ static _Atomic uint32_t threads_live;
 static _Atomic uint64_t thread_fail_countdown;
 static _Atomic uint32_t generation;
 static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
-enum { MAX_RENEWED = 8 };
-static _Atomic(pthread_mutex_t *) renewed[MAX_RENEWED]; /* static locks of this library */
-static _Atomic uint32_t renewed_count;
+enum { MAX_LOCKS = 16 };
+typedef struct lock_list { /* static locks of this library */
+  _Atomic(pthread_mutex_t *) locks[MAX_LOCKS];
+  _Atomic uint32_t count;
+} lock_list;
+static lock_list renewed, held;
 
 typedef struct thread_start {
   void (*main)(void *);
@@ -106,28 +109,52 @@ uint32_t weft_cpu_count(void) {
   return count > 0 ? (uint32_t)count : 1;
 }
 
+/* Leaves: nobody who holds one of them waits for another, so any order will do. */
+static void before_fork(void) {
+  for (uint32_t i = 0; i < atomic_load(&held.count); i++)
+    pthread_mutex_lock(atomic_load(&held.locks[i]));
+}
+
+static void after_fork_in_parent(void) {
+  for (uint32_t i = 0; i < atomic_load(&held.count); i++)
+    pthread_mutex_unlock(atomic_load(&held.locks[i]));
+}
+
+static void renew(lock_list *list) {
+  for (uint32_t i = 0; i < atomic_load(&list->count); i++)
+    if (atomic_load(&list->locks[i]))
+      pthread_mutex_init(atomic_load(&list->locks[i]), NULL);
+}
+
 static void after_fork_in_child(void) {
   atomic_fetch_add(&generation, 1);
   atomic_store(&threads_live, 0); /* threads do not cross a fork */
-  for (uint32_t i = 0; i < atomic_load(&renewed_count); i++)
-    if (atomic_load(&renewed[i]))
-      pthread_mutex_init(atomic_load(&renewed[i]), NULL);
+  renew(&renewed);
+  renew(&held);
 }
 
 static void register_fork_handler(void) {
-  pthread_atfork(NULL, NULL, after_fork_in_child);
+  pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
 }
 
 void weft_process_watch_forks(void) {
   pthread_once(&fork_once, register_fork_handler);
 }
 
-void weft_process_renew_lock(pthread_mutex_t *lock) {
-  uint32_t place = atomic_fetch_add(&renewed_count, 1);
-  if (place >= MAX_RENEWED)
+static void add_lock(lock_list *list, pthread_mutex_t *lock) {
+  uint32_t place = atomic_fetch_add(&list->count, 1);
+  if (place >= MAX_LOCKS)
     abort(); /* the table is too small for this library's own locks */
-  atomic_store(&renewed[place], lock);
+  atomic_store(&list->locks[place], lock);
   weft_process_watch_forks();
+}
+
+void weft_process_renew_lock(pthread_mutex_t *lock) {
+  add_lock(&renewed, lock);
+}
+
+void weft_process_hold_lock(pthread_mutex_t *lock) {
+  add_lock(&held, lock);
 }
 
 uint32_t weft_process_generation(void) {

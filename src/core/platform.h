@@ -33,6 +33,9 @@ void weft_process_watch_forks(void);
 /* Makes a static lock anew in the child of every fork, whoever held it. Called once for each
  * lock, before threads that lock it may be alive. */
 void weft_process_renew_lock(pthread_mutex_t *lock);
+/* Takes a static lock over every fork, so that what it guards is whole in the child. It must be a
+ * leaf, and its holders must not fork. Called once for each lock: by a constructor. */
+void weft_process_hold_lock(pthread_mutex_t *lock);
 
 static inline void weft_cpu_relax(void) {
 #if defined(__x86_64__) || defined(__i386__)

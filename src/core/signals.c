@@ -4,7 +4,7 @@
  * nothing but write a byte; the I/O thread reads; any thread adds. Invariant: a handler is installed for
  * a signal before its first context is returned.
  *
- * Lock order: `lock` is a leaf; contexts are cancelled after unlocking.
+ * Lock order: `lock`, then the I/O thread's; contexts are cancelled after unlocking.
  */
 #include "signals.h"
 
@@ -35,6 +35,12 @@ static uint32_t process_plus_one;   /* whose pipe it is; guarded by lock */
 static int pipe_out = -1;           /* guarded by lock; read by the I/O thread after the job was posted */
 static _Atomic int pipe_in = -1;    /* the handler's */
 static _Atomic uint64_t arrived;    /* signals that came once already */
+
+/* Not held over a fork: its holder may wait for the I/O thread's lock. A list that was being changed
+ * is whole again after one store. */
+static __attribute__((constructor)) void renew_after_forks(void) {
+  weft_process_renew_lock(&lock);
+}
 
 static void on_signal(int number) {
   int saved_errno = errno;

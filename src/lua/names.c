@@ -9,11 +9,16 @@
 #include "names.h"
 
 #include "mem.h"
+#include "platform.h"
 #include "state.h"
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static char *published[2]; /* path, cpath; guarded by lock */
 static const char *const path_fields[2] = {"path", "cpath"};
+
+static __attribute__((constructor)) void hold_over_forks(void) {
+  weft_process_hold_lock(&lock);
+}
 
 static void push_loaded(lua_State *L) {
   lua_getfield(L, LUA_REGISTRYINDEX, "_LOADED");

@@ -11,6 +11,7 @@
 #include "errors.h"
 #include "mem.h"
 #include "objects.h"
+#include "platform.h"
 #include "state.h"
 #include "worker.h"
 
@@ -18,6 +19,10 @@
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static weft_pool *default_pool; /* guarded by lock; retained for ever */
+
+static __attribute__((constructor)) void hold_over_forks(void) {
+  weft_process_hold_lock(&lock);
+}
 
 weft_pool *weft_default_pool(void) {
   pthread_mutex_lock(&lock);

@@ -13,6 +13,7 @@
 #include "bytecode.h"
 #include "mem.h"
 #include "names.h"
+#include "platform.h"
 #include "state.h"
 #include "stats.h"
 #include "value.h"
@@ -26,6 +27,10 @@ enum { BUCKETS = 1024, PROBES = 8 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static weft_code *buckets[BUCKETS]; /* guarded by lock; holds no references */
+
+static __attribute__((constructor)) void hold_over_forks(void) {
+  weft_process_hold_lock(&lock);
+}
 
 static void destroy_code(weft_handle *handle);
 const weft_handle_type weft_code_type = {"code", destroy_code, &weft_live.codes};
