@@ -33,6 +33,7 @@ local sections = {
     "src/lua/module.c",
   },
   { "weft.http", nil, "lua/weft/http.lua", "src/lua/http.c" },
+  { "Server-sent events", "The parser alone.", "src/lua/sse.c" },
   { "Budgets", "What may be spent, by all tasks together.", "src/lua/budget.c" },
   { "Trying again", nil, "lua/weft/retry.lua" },
   { "weft.model", nil, "lua/weft/model/init.lua", "lua/weft/model/openai.lua" },

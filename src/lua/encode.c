@@ -273,11 +273,26 @@ static void put_function(weft_encoder *e, int index) {
     put_new_function(e, index, code ? code : weft_ship_code(e->state, L, index));
 }
 
+/* With the words of its own class, if that has any. */
+static void refuse_userdata(weft_encoder *e, int index) {
+  lua_State *L = e->L;
+  const char *advice = NULL;
+  luaL_checkstack(L, 4, "userdata");
+  int top = lua_gettop(L);
+  if (lua_getmetatable(L, index)) {
+    lua_pushliteral(L, "__weft_advice");
+    lua_rawget(L, -2);
+    advice = lua_tostring(L, -1);
+  }
+  lua_pushvalue(L, index);
+  weft_encode_refuse(e, advice ? advice : "open it inside the task, or use weft.inline");
+  lua_settop(L, top);
+}
+
 static void put_userdata(weft_encoder *e, int index) {
   weft_handle *handle = weft_test_handle(e->L, index);
   if (!handle) {
-    lua_pushvalue(e->L, index);
-    weft_encode_refuse(e, "open it inside the task, or use weft.inline");
+    refuse_userdata(e, index);
     return;
   }
   check(e, weft_buf_putc(e->out, WEFT_TAG_HANDLE));

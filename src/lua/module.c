@@ -182,6 +182,7 @@ WEFT_MODULE_API int luaopen_weft_core(lua_State *L) {
   weft_open_channel(state, L);
   weft_open_sync(state, L);
   weft_open_limiter(state, L);
+  weft_open_sse(state, L);
   weft_open_http(state, L);
   weft_open_budget(state, L);
   lua_newtable(L); /* methods of classes that lua/weft extends */

@@ -52,6 +52,13 @@ weft_handle *weft_check_handle(lua_State *L, int index, const weft_handle_type *
   return handle;
 }
 
+void *weft_check_class(lua_State *L, int index, const char *class_name, const char *what) {
+  void *self = luaL_testudata(L, index, class_name);
+  if (!self)
+    weft_bad_argument(L, what, "self", class_name, index);
+  return self;
+}
+
 static weft_object *new_object(lua_State *L, const weft_handle_type *type) {
   weft_object *object = weft_new_userdata(L, sizeof *object);
   *object = (weft_object){NULL, NULL};

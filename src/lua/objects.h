@@ -14,6 +14,7 @@ void weft_open_context(struct weft_state *state, lua_State *L);
 void weft_open_pool(struct weft_state *state, lua_State *L);
 void weft_open_group(struct weft_state *state, lua_State *L);
 void weft_open_time(struct weft_state *state, lua_State *L);
+void weft_open_sse(struct weft_state *state, lua_State *L);
 void weft_open_http(struct weft_state *state, lua_State *L);
 void weft_open_channel(struct weft_state *state, lua_State *L);
 void weft_open_sync(struct weft_state *state, lua_State *L);
@@ -29,6 +30,9 @@ weft_handle *weft_to_handle(lua_State *L, int index, const weft_handle_type *typ
 /* The same, but raises "bad argument". */
 weft_handle *weft_check_handle(lua_State *L, int index, const weft_handle_type *type,
                                const char *what, const char *name);
+/* The userdata at `index`, of the class that weft_new_class made under this name; raises "bad argument
+ * 'self'". */
+void *weft_check_class(lua_State *L, int index, const char *class_name, const char *what);
 /* __gc of every handle class. */
 int weft_object_gc(lua_State *L);
 int weft_object_tostring(lua_State *L);
