@@ -14,10 +14,11 @@ describe("weft.budget", function()
     assert.is_false(budget:settle(2, 0.5))
     assert.same({ 0.5, 4.5, 5 }, { budget:spent(), budget:remaining(), budget:limit() })
     assert.is_true(budget:reserve(4.5))
-    local ok, err = budget:reserve(0.000001)
+    assert.is_false(budget:try_reserve(0.000001))
+    local ok, err = budget:reserve(5)
     assert.is_nil(ok)
     assert.equal("skipped_budget", err.kind)
-    assert.match("0.000001 are wanted, 0.000000 of 5.000000 are left", err.message)
+    assert.match("up to 5.000000 are wanted, 4.500000 of 5.000000 are left", err.message)
     budget:settle(4.5)
     assert.equal(4.5, budget:remaining())
   end)
@@ -25,7 +26,7 @@ describe("weft.budget", function()
   it("counts in whole millionths, rounded up, so that nothing is left over", function()
     local budget = weft.budget { usd = 1 }
     for _ = 1, 10 do assert.is_true(budget:reserve(0.1)) end
-    assert.is_nil((budget:reserve(0.0000001)))
+    assert.is_false((budget:try_reserve(0.0000001)))
     for _ = 1, 10 do budget:settle(0.1, 0.1) end
     assert.equal(1, budget:spent())
     budget = weft.budget { usd = 1 }
@@ -84,7 +85,7 @@ describe("weft.budget", function()
       group:go(function()
         local got = 0
         for i = 1, 2000 do
-          if budget:reserve(0.001) then
+          if budget:try_reserve(0.001) then
             if i % 2 == 0 then
               budget:settle(0.001)
             else
@@ -102,6 +103,44 @@ describe("weft.budget", function()
     assert.same({ 1, 0 }, { budget:spent(), budget:remaining() })
     group:close()
     pool:close()
+  end)
+
+  it("lets who reserves wait while only reservations of others are in the way", function()
+    local budget = weft.budget { usd = 1 }
+    assert(budget:reserve(0.8))
+    local group = weft.group(nil, { collect = true })
+    for _ = 1, 3 do
+      group:go(function()
+        local ok, err = budget:reserve(0.3)
+        if ok then budget:settle(0.3, 0.3) end
+        return ok, err
+      end)
+    end
+    budget:settle(0.8, 0.4)
+    local results, err = group:wait()
+    local got = 0
+    for i = 1, 3 do got = got + (results[i] and 1 or 0) end
+    assert.equal(2, got)
+    assert.equal(1, budget:spent())
+    assert.is_true(weft.is(err, "skipped_budget"))
+  end)
+
+  it("holds nothing for who was cancelled while waiting", function()
+    local budget = weft.budget { usd = 1 }
+    assert(budget:reserve(1))
+    local group = weft.group()
+    local waiting = weft.channel(1)
+    local task = group:go(function()
+      waiting:send(true)
+      local ok, err = pcall(budget.reserve, budget, 0.5)
+      return { ok, err.kind }
+    end)
+    waiting:recv()
+    group:cancel()
+    assert.same({ false, "canceled" }, task:wait())
+    group:close()
+    budget:settle(1)
+    assert.equal(1, budget:remaining())
   end)
 
   it("refuses misuse by name", function()

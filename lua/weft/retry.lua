@@ -245,7 +245,7 @@ end
 local function take_out(budget)
   if not budget then
     return true
-  elseif not budget.tokens:reserve(1) then
+  elseif not budget.tokens:try_reserve(1) then
     return false
   end
   budget.tokens:settle(1, 1)

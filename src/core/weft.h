@@ -207,9 +207,11 @@ typedef struct weft_budget weft_budget;
 weft_budget *weft_budget_new(int64_t limit, double warn_share);
 weft_budget *weft_budget_retain(weft_budget *budget);
 void weft_budget_release(weft_budget *budget);
-/* Sets the amount aside. WEFT_OK; WEFT_WOULD_WAIT when less than that is left now; WEFT_TOO_LARGE when
- * it is more than the whole limit. */
-int weft_budget_reserve(weft_budget *budget, int64_t amount);
+/* Sets the amount aside. Blocks the calling native thread while only others' reservations are in the
+ * way. WEFT_OK, WEFT_CANCELED, or WEFT_TOO_LARGE when so much will not be left. */
+int weft_budget_reserve(weft_context *context, weft_budget *budget, int64_t amount);
+/* The same, but WEFT_WOULD_WAIT instead of blocking. */
+int weft_budget_try_reserve(weft_budget *budget, int64_t amount);
 /* Ends a reservation: `actual` is spent, the rest is given back. More than was reserved is booked as
  * well. 1 once, when what is spent reaches the share to warn at; else 0; WEFT_BELOW_ZERO when so much is
  * not reserved: nothing changes. */

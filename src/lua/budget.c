@@ -69,29 +69,70 @@ static int new_budget(lua_State *L) {
   return 1;
 }
 
-static int refuse(lua_State *L, weft_budget *budget, int64_t amount) {
-  return weft_fail(WEFT_STATE(L), L, "skipped_budget",
-                   "the budget is used up: %.6f are wanted, %.6f of %.6f are left",
-                   (double)amount / WEFT_BUDGET_UNIT,
-                   (double)weft_budget_remaining(budget) / WEFT_BUDGET_UNIT,
-                   (double)weft_budget_limit(budget) / WEFT_BUDGET_UNIT);
+static int push_reserved(lua_State *L, weft_budget *budget, int64_t amount, int rc) {
+  if (rc == WEFT_TOO_LARGE) {
+    weft_budget_state now = weft_budget_read(budget);
+    return weft_fail(WEFT_STATE(L), L, "skipped_budget",
+                     "the budget is used up: up to %.6f are wanted, %.6f of %.6f are left",
+                     (double)amount / WEFT_BUDGET_UNIT,
+                     (double)(now.limit > now.spent ? now.limit - now.spent : 0) / WEFT_BUDGET_UNIT,
+                     (double)now.limit / WEFT_BUDGET_UNIT);
+  }
+  lua_pushboolean(L, rc == WEFT_OK);
+  return 1;
 }
 
-/*** Sets an amount aside. Whoever does so must settle it.
+static int finish_reserve(lua_State *L, weft_park *park, int source) {
+  weft_state *state = WEFT_STATE(L);
+  if (source == WEFT_PARK_CANCELED)
+    return weft_raise_context(state, L, weft_current_context(state, L, 0));
+  return push_reserved(L, park->object, weft_budget_asked(&park->waiter),
+                       weft_waiter_outcome(&park->waiter));
+}
+
+static void leave_reserve(weft_park *park) {
+  weft_budget_unwait(park->object, &park->waiter);
+}
+
+static void abandon_reserve(weft_park *park, int source) {
+  if (source == WEFT_PARK_EVENT && weft_waiter_outcome(&park->waiter) == WEFT_OK)
+    weft_budget_settle(park->object, weft_budget_asked(&park->waiter), 0);
+}
+
+static const weft_park_op reserve_op = {"budget:reserve", finish_reserve,  NULL,
+                                        leave_reserve,    abandon_reserve, 1};
+
+/*** Sets an amount aside. Whoever does so must settle it. Waits while only what others have
+ * reserved is in the way: they may give some of it back.
  * @function budget:reserve
  * @tparam number usd the worst case
  * @treturn[1] boolean true
  * @treturn[2] nil
- * @treturn[2] error of kind "skipped_budget": so much is not left
- * @raise bad argument 'usd'
+ * @treturn[2] error of kind "skipped_budget": so much will not be left
+ * @raise bad argument 'usd'; when the caller's context is done: nothing is reserved then
  */
 static int reserve(lua_State *L) {
-  weft_budget *budget = check_budget(L, "budget:reserve");
-  int64_t amount = check_amount(L, 2, "budget:reserve", "usd");
-  if (weft_budget_reserve(budget, amount) != WEFT_OK)
-    return refuse(L, budget, amount);
-  lua_pushboolean(L, 1);
-  return 1;
+  weft_state *state = WEFT_STATE(L);
+  weft_budget *budget = check_budget(L, reserve_op.what);
+  int64_t amount = check_amount(L, 2, reserve_op.what, "usd");
+  weft_park *park = weft_park_begin(state, L, &reserve_op, budget);
+  weft_budget_ask(&park->waiter, amount);
+  int rc = weft_budget_reserve_or_wait(budget, &park->waiter);
+  if (rc == WEFT_WOULD_WAIT)
+    return weft_park_wait(state, L, park, weft_current_context(state, L, 0));
+  return push_reserved(L, budget, amount, rc);
+}
+
+/*** Sets an amount aside unless that would wait.
+ * @function budget:try_reserve
+ * @tparam number usd the worst case
+ * @return true; false when it would wait; nil and an error as @{budget:reserve}
+ * @raise bad argument 'usd'
+ */
+static int try_reserve(lua_State *L) {
+  weft_budget *budget = check_budget(L, "budget:try_reserve");
+  int64_t amount = check_amount(L, 2, "budget:try_reserve", "usd");
+  return push_reserved(L, budget, amount, weft_budget_try_reserve(budget, amount));
 }
 
 /*** Ends a reservation: what was not spent is given back.
@@ -131,38 +172,44 @@ static int add(lua_State *L) {
  * @treturn number what was settled; without what is reserved
  */
 static int spent(lua_State *L) {
-  return push_amount(L, weft_budget_spent(check_budget(L, "budget:spent")));
+  return push_amount(L, weft_budget_read(check_budget(L, "budget:spent")).spent);
 }
 
 /*** @function budget:remaining
- * @treturn number what can still be reserved
+ * @treturn number what can be reserved now
  */
 static int remaining(lua_State *L) {
-  return push_amount(L, weft_budget_remaining(check_budget(L, "budget:remaining")));
+  return push_amount(L, weft_budget_read(check_budget(L, "budget:remaining")).remaining);
 }
 
 /*** @function budget:limit
  * @treturn number what it was made with, and what was added
  */
 static int limit(lua_State *L) {
-  return push_amount(L, weft_budget_limit(check_budget(L, "budget:limit")));
+  return push_amount(L, weft_budget_read(check_budget(L, "budget:limit")).limit);
 }
 
 /*** @function budget:warned
  * @treturn boolean whether the share to warn at is spent
  */
 static int warned(lua_State *L) {
-  lua_pushboolean(L, weft_budget_is_warned(check_budget(L, "budget:warned")));
+  lua_pushboolean(L, weft_budget_read(check_budget(L, "budget:warned")).is_warned);
   return 1;
 }
 
 void weft_open_budget(weft_state *state, lua_State *L) {
   static const weft_function functions[] = {{"budget", new_budget, 0}, {NULL, NULL, 0}};
-  static const weft_function methods[] = {
-      {"reserve", reserve, 0}, {"settle", settle, 0},       {"add", add, 0},
-      {"spent", spent, 0},     {"remaining", remaining, 0}, {"limit", limit, 0},
-      {"warned", warned, 0},   {"__gc", weft_object_gc, 0}, {"__tostring", weft_object_tostring, 0},
-      {NULL, NULL, 0}};
+  static const weft_function methods[] = {{"reserve", reserve, WEFT_BLOCKS},
+                                          {"try_reserve", try_reserve, 0},
+                                          {"settle", settle, 0},
+                                          {"add", add, 0},
+                                          {"spent", spent, 0},
+                                          {"remaining", remaining, 0},
+                                          {"limit", limit, 0},
+                                          {"warned", warned, 0},
+                                          {"__gc", weft_object_gc, 0},
+                                          {"__tostring", weft_object_tostring, 0},
+                                          {NULL, NULL, 0}};
   weft_register(L, state, functions);
   weft_new_class(L, state, "weft.budget", methods);
   weft_register_handle_class(L, &weft_budget_type);
