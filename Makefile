@@ -29,8 +29,8 @@ LINK = $(CC) $(if $(LIBFLAG),$(LIBFLAG),-shared) -pthread $(SAN_FLAGS) -Wl,-z,no
 # In the order of the data's way: what carries it, what waits, who runs it, what it waits for.
 CORE = platform mem clock buf error parcel waiter block inbox timer io context signals task group \
        pool pool_worker pool_call monitor channel ticker select semaphore waitgroup limiter dict \
-       singleflight budget http_settings http_request http_response http_error http_socket http_shard \
-       http_turn http sse lines stats
+       singleflight budget http_settings http_request http_response http_error http_socket \
+       http_timeout http_shard http_lane http_turn http sse lines stats
 CORE_SRC = $(wildcard $(CORE:%=src/core/%.c))
 # closure → names → ship → encode → decode → scheduler → outcome, and one file a userdata.
 BINDING = module state errors bytecode bytecode_54 bytecode_jit lostwrite vmprobe names ship \

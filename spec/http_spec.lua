@@ -287,8 +287,11 @@ describe("weft.http", function()
 
     it("when the time is over", function()
       local server = start({ faults = { { stall = math.huge, times = 2 } } })
-      assert.match("while the body arrived", fails("timeout", ask(server, "x", { timeout = 0.05 })).message)
-      fails("timeout", ask(server, "x", { timeout = { total = 0.05, connect = 5 } }))
+      local err = fails("timeout", ask(server, "x", { timeout = 0.05 }))
+      assert.match("total took over 0.05 s; status 200 and %d+ bytes of the body had arrived", err.message)
+      assert.same({ "total", 0.05, 28, true }, { err.timeout, err.seconds, err.code, err.sent })
+      err = fails("timeout", ask(server, "x", { timeout = { idle = 0.05, connect = 5 } }))
+      assert.equal("idle", err.timeout)
     end)
 
     it("when the answer is too large", function()
@@ -415,13 +418,13 @@ describe("weft.http", function()
     end)
 
     it("of times and sizes is named", function()
-      local seconds = of .. "expected a number of seconds > 0, or a table { connect =, total = } of them, got "
+      local seconds = of .. "expected a number of seconds > 0, or a table of them, got "
       for shown, value in pairs({ ["0"] = 0, ["-1"] = -1, ["nan"] = 0 / 0, ["string"] = "1" }) do
         refuses("bad argument 'timeout'" .. seconds .. shown, { timeout = value })
       end
       refuses("bad argument 'timeout.connect'" .. of .. "expected a number of seconds > 0, got nan",
         { timeout = { connect = 0 / 0 } })
-      refuses("bad option 'timeout.read'" .. of .. "known are connect, total", { timeout = { read = 1 } })
+      refuses("bad option 'timeout.read'" .. of .. "known are attempt, connect, first_byte, idle, total", { timeout = { read = 1 } })
       for shown, value in pairs({ ["0"] = 0, ["1.5"] = 1.5, ["inf"] = math.huge, ["nan"] = 0 / 0 }) do
         refuses("bad argument 'max_body'" .. of .. "expected a whole number of bytes >= 1, got " .. shown,
           { max_body = value })

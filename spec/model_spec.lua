@@ -515,7 +515,7 @@ describe("weft.model.openai", function()
       refuses("bad argument 'max_tokens'" .. of .. "expected a whole number >= 1, got 0", m.chat, m,
         { prompt = "x", max_tokens = 0 })
       refuses("bad argument 'timeout'" .. of
-        .. "expected a number of seconds > 0, or a table { connect =, total = } of them, got 0", m.chat, m,
+        .. "expected a number of seconds > 0, or a table of them, got 0", m.chat, m,
         { prompt = "x", timeout = 0 })
       refuses("bad argument 'messages[1].content'" .. of .. "JSON cannot hold a function", m.chat, m,
         { messages = { { role = "user", content = print } } })

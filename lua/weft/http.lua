@@ -127,16 +127,16 @@ end
 
 local function timeouts_of(what, timeout, level)
   if type(timeout) ~= "table" then
-    return nil, timeout
+    return { total = timeout }
   end
   options.check(what, timeout, options.timeout_parts, level + 1, "timeout")
-  return timeout.connect, timeout.total
+  return timeout
 end
 
 -- Checks the options, for a public function that was called from `level` 3, and makes the core's of them.
 local function prepare(what, given, method, url)
   local headers = header_list(what, given.headers or {}, 3)
-  local connect_timeout, timeout = timeouts_of(what, given.timeout, 3)
+  local timeout = timeouts_of(what, given.timeout, 3)
   local body = body_of(what, given, headers, 3)
   if not has_header(headers, "user-agent") then
     add_header(headers, "User-Agent", user_agent())
@@ -146,8 +146,11 @@ local function prepare(what, given, method, url)
     url = url,
     headers = headers,
     body = body,
-    connect_timeout = connect_timeout,
-    timeout = timeout,
+    connect = timeout.connect,
+    first_byte = timeout.first_byte,
+    idle = timeout.idle,
+    attempt = timeout.attempt,
+    total = timeout.total,
     max_body = given.max_body,
     max_header = given.max_header,
     ca_file = given.ca_file,

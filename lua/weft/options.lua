@@ -108,8 +108,14 @@ options.timeout = {
   function(value)
     return type(value) == "table" or options.seconds[1](value)
   end,
-  "a number of seconds > 0, or a table { connect =, total = } of them",
+  "a number of seconds > 0, or a table of them",
 }
-options.timeout_parts = { connect = options.seconds, total = options.seconds }
+options.timeout_parts = {
+  connect = options.seconds,
+  first_byte = options.seconds,
+  idle = options.seconds,
+  attempt = options.seconds,
+  total = options.seconds,
+}
 
 return options

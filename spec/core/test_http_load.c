@@ -94,7 +94,8 @@ static void test_abort(void) {
     weft_http_transfer_release(transfers[i]);
   }
   check(all_held && canceled == MANY,
-        "%d aborts of transfers in flight: %.1f ms to ask, %.1f in all", MANY, asked * 1e3, (seconds_now() - began) * 1e3);
+        "%d aborts of transfers in flight: %.1f ms to ask, %.1f in all", MANY, asked * 1e3,
+        (seconds_now() - began) * 1e3);
   check(wait_until_held(0), "the server sees them all go");
 }
 
@@ -174,9 +175,10 @@ int getaddrinfo(const char *node, const char *service, const struct addrinfo *hi
 }
 
 static void test_slow_resolver(void) {
-  weft_http_request slow = {.url = weft_http_text_of("http://slow.test/"), .timeout_ms = 50};
+  weft_http_request slow = {.url = weft_http_text_of("http://slow.test/"),
+                            .limits_ms[WEFT_HTTP_TOTAL] = 50};
   double began = seconds_now();
-  expect_failure(&slow, "timeout", "while connecting");
+  expect_failure(&slow, "timeout", "still connecting");
   weft_http_request request = get("/ok");
   weft_http_transfer *transfer = run(&request);
   double took = seconds_now() - began;
@@ -195,7 +197,7 @@ static weft_error *post_something(weft_http_transfer **transfer) {
   request.headers = &header;
   request.header_count = 1;
   request.body = weft_http_text_of("body");
-  request.timeout_ms = 20000;
+  request.limits_ms[WEFT_HTTP_TOTAL] = 20000;
   return weft_http_perform(weft_background(), &request, transfer);
 }
 

@@ -7,7 +7,7 @@
 -- or around one function: `leaks.check(fn)`.
 --
 -- What is compared: the process's groups, contexts, errors, pools, channels, semaphores, waitgroups, limiters,
--- timers, transfers and threads, and this state's tasks and parked callers. None may have grown.
+-- timers, transfers, quotas of HTTP clients and threads, and this state's tasks and parked callers. None may have grown.
 --
 -- Not compared: the code of shipped closures, a cache by design; the default pool with its threads,
 -- which live as long as the process; the I/O thread, which is started here. The Lua states of the
@@ -24,7 +24,7 @@ local leaks = {}
 
 local COUNTED = {
   "groups", "contexts", "errors", "pools", "channels", "semaphores", "waitgroups", "limiters", "timers",
-  "transfers", "budgets", "tasks", "parked", "threads",
+  "transfers", "http_quotas", "budgets", "tasks", "parked", "threads",
 }
 local LIMIT = 10 -- seconds until what is alive counts as leaked
 local POLLS, PAUSE = 20, 0.005 -- between two collections everywhere; the busy workers' tick is 0.01 s

@@ -43,6 +43,7 @@ static void after_fork_in_child(void) {
   is_posted = 0;
   memset(&weft_http_counts, 0, sizeof weft_http_counts);
   weft_http_turn_forget();
+  weft_http_lanes_forget();
   weft_http_shards_forget();
   weft_http_sockets_forget();
 }

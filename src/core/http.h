@@ -27,6 +27,18 @@ typedef struct weft_http_header {
   weft_http_text name, value;
 } weft_http_header;
 
+/* The times that a transfer may take. All are exact, whatever the others are. */
+enum {
+  WEFT_HTTP_NO_LIMIT,
+  WEFT_HTTP_CONNECT,    /* from the queue to a connection: name, TCP, proxy, TLS */
+  WEFT_HTTP_FIRST_BYTE, /* from then to the first byte of the answer; anew while the body goes out
+                         */
+  WEFT_HTTP_IDLE,       /* from then on: between two arrivals of bytes */
+  WEFT_HTTP_ATTEMPT,    /* from the queue to the last byte */
+  WEFT_HTTP_TOTAL,      /* from the start, so with the time in the queue, to the last byte */
+  WEFT_HTTP_LIMITS
+};
+
 enum {
   WEFT_HTTP_CONNECT_TIMEOUT_MS = 30000,
   WEFT_HTTP_MAX_BODY = 64 << 20,
@@ -34,18 +46,26 @@ enum {
   WEFT_HTTP_LIMIT = 10000,
 };
 
+/* Limits that transfers share, beside the engine's own: how many are in flight at once, in total
+ * and to one host. A refcounted handle. 0: no limit. NULL: no memory. */
+typedef struct weft_http_quota weft_http_quota;
+weft_http_quota *weft_http_quota_new(uint32_t total, uint32_t per_host);
+weft_http_quota *weft_http_quota_retain(weft_http_quota *quota); /* NULL is allowed */
+void weft_http_quota_release(weft_http_quota *quota);
+
 /* What to send. All zero but for the URL is a plain GET without decompression. */
 typedef struct weft_http_request {
   weft_http_text method; /* empty: GET. The usual methods are taken in any case */
   weft_http_text url;    /* http:// or https://, already percent-encoded */
   const weft_http_header *headers;
   size_t header_count;
-  weft_http_text body;         /* bytes NULL: none */
-  weft_http_text ca_file;      /* PEM bundle to trust instead of the system's; empty: that */
-  uint32_t connect_timeout_ms; /* 0: WEFT_HTTP_CONNECT_TIMEOUT_MS */
-  uint32_t timeout_ms;         /* from start to the last byte, the time in the queue too; 0: none */
-  size_t max_body;             /* bytes after decompression; 0: WEFT_HTTP_MAX_BODY */
-  size_t max_header;           /* bytes of the answer's headers; 0: WEFT_HTTP_MAX_HEADER */
+  weft_http_text body;    /* bytes NULL: none */
+  weft_http_text ca_file; /* PEM bundle to trust instead of the system's; empty: that */
+  weft_http_quota *quota; /* NULL: the engine's limit alone */
+  /* 0: none, but for WEFT_HTTP_CONNECT: WEFT_HTTP_CONNECT_TIMEOUT_MS */
+  uint32_t limits_ms[WEFT_HTTP_LIMITS];
+  size_t max_body;    /* bytes after decompression; 0: WEFT_HTTP_MAX_BODY */
+  size_t max_header;  /* bytes of the answer's headers; 0: WEFT_HTTP_MAX_HEADER */
   uint8_t decompress; /* offers every coding that libcurl knows, and decodes the answer */
 } weft_http_request;
 
@@ -76,6 +96,17 @@ int weft_http_is_finished(weft_http_transfer *transfer);
  * userinfo and query), and the kind: "timeout", "network" (name, connection, reset, cut short),
  * "tls", "too_large", "protocol", "canceled" or "nomem". */
 weft_error *weft_http_error(weft_http_transfer *transfer);
+typedef struct weft_http_failure {
+  int code;        /* libcurl's, also where it only comes nearest: 28 for every timeout; 0: none */
+  uint8_t expired; /* the WEFT_HTTP_ limit that was reached; WEFT_HTTP_NO_LIMIT: none */
+  uint8_t is_sent; /* the server may have seen the request */
+  uint32_t limit_ms; /* of `expired` */
+  uint64_t received; /* bytes of the answer's body, as they came out of the decompression */
+} weft_http_failure;
+/* More about the error, when there is one. */
+const weft_http_failure *weft_http_failure_of(weft_http_transfer *transfer);
+/* "connect", "first_byte", …; "" for WEFT_HTTP_NO_LIMIT. */
+const char *weft_http_limit_name(uint8_t limit);
 /* 0: no final status line arrived. */
 int weft_http_status(weft_http_transfer *transfer);
 /* Walks the headers in the order of their arrival, from `*position` 0 on: 1 with the next header,

@@ -1,9 +1,10 @@
 /* http_engine.h: the inside of the HTTP engine, shared by the http_*.c files and nobody else.
  *
  * Way of a transfer: http_request.c makes it; http.c takes it from any thread to the I/O thread;
- * http_turn.c queues, launches and ends it; http_shard.c owns the libcurl handles that run it;
- * http_socket.c ties these to the loop; http_response.c gathers the answer; http_error.c says why
- * it failed. Functions marked [I/O] are called on the I/O thread only.
+ * http_lane.c queues it; http_turn.c launches and ends it; http_shard.c owns the libcurl handles
+ * that run it; http_socket.c ties these to the loop; http_timeout.c watches its time;
+ * http_response.c gathers the answer; http_error.c says why it failed. Functions marked [I/O] are
+ * called on the I/O thread only.
  */
 #ifndef WEFT_CORE_HTTP_ENGINE_H
 #define WEFT_CORE_HTTP_ENGINE_H
@@ -18,6 +19,7 @@
 
 typedef struct weft_http_shard weft_http_shard;
 typedef struct weft_http_slot weft_http_slot;
+typedef struct weft_http_lane weft_http_lane;
 
 enum {
   WEFT_HTTP_SHARD_SIZE = 64, /* transfers in flight; libcurl walks lists of this length */
@@ -29,9 +31,12 @@ enum { WEFT_HTTP_NEW, WEFT_HTTP_STARTED, WEFT_HTTP_FINISHED };
 enum { WEFT_HTTP_GET, WEFT_HTTP_HEAD, WEFT_HTTP_POST, WEFT_HTTP_CUSTOM }; /* methods to libcurl */
 /* Why the engine ends a transfer that libcurl would go on with. */
 enum { WEFT_HTTP_GO_ON, WEFT_HTTP_ABORTED, WEFT_HTTP_TIMED_OUT, WEFT_HTTP_NO_WATCH };
-/* Why a callback refused to take more of the answer. */
+/* How far a transfer is. */
+enum { WEFT_HTTP_QUEUED, WEFT_HTTP_CONNECTING, WEFT_HTTP_ASKED, WEFT_HTTP_ANSWERED };
+/* Why a callback refused to go on. */
 enum {
   WEFT_HTTP_FITS,
+  WEFT_HTTP_NOT_REPEATED,
   WEFT_HTTP_HEAD_OVERFLOW,
   WEFT_HTTP_LINE_OVERFLOW,
   WEFT_HTTP_BODY_OVERFLOW,
@@ -42,13 +47,17 @@ struct weft_http_transfer {
   weft_handle handle; /* first; the engine holds a reference from start to finish */
   /* the request, constant: texts and list lie behind the struct, `url` and `body` go at the end */
   CURLU *url;
-  uint8_t *body; /* owned; NULL: none or empty */
+  const char *origin;     /* "https://host:port" as in the URL, in lower case: names its lane */
+  weft_http_quota *quota; /* a reference, or NULL */
+  uint8_t *body;          /* owned; NULL: none or empty */
   size_t body_size;
   const char *method, *ca_file; /* ca_file NULL: the system's */
   struct curl_slist *headers;
   size_t max_body, max_header;
-  uint32_t connect_timeout_ms, timeout_ms;
+  uint32_t limits_ms[WEFT_HTTP_LIMITS]; /* 0: none */
   uint8_t method_kind, has_body, is_tls, decompress;
+  uint8_t needs_name;    /* a name must be looked up before anything can be connected */
+  uint8_t is_repeatable; /* to send it twice does no harm */
   _Atomic uint8_t state; /* written under the engine's lock */
   /* guarded by the engine's lock */
   uint8_t is_aborting;
@@ -58,17 +67,24 @@ struct weft_http_transfer {
   weft_http_transfer *next_aborted;
   uint64_t started_ns; /* constant once started */
   /* the I/O thread's until finished, then constant */
-  weft_http_transfer *previous; /* in the queue */
+  weft_http_transfer *previous; /* in the lane's queue */
   weft_http_transfer *next_doomed;
+  weft_http_lane *lane; /* from queue to end */
+  uint64_t sequence;    /* of its queueing */
   weft_http_slot *slot; /* NULL: not in flight */
-  weft_timer timer;     /* of timeout_ms */
-  uint8_t is_queued, is_ended, doom, overflow;
+  weft_timer timer;     /* of the next limit */
+  uint64_t launched_ns; /* left the queue */
+  uint64_t step_ns;     /* when the step began; while the answer arrives, when bytes last did */
+  uint64_t sent_seen;   /* of the body, when the limit of the first byte was last looked at */
+  uint8_t is_queued, is_ended, doom, refusal, step;
+  uint8_t expired;        /* the limit that was reached */
   uint8_t has_final_head; /* the blank line after the final answer's headers has been seen */
   size_t header_bytes;    /* of interim answers too */
   int status;
   weft_buf head;    /* the header lines, each ended by LF */
   weft_buf content; /* the answer's body */
   weft_error *error;
+  weft_http_failure failure;
   weft_http_times times;
 };
 
@@ -77,9 +93,11 @@ struct weft_http_slot {
   CURL *easy;
   weft_http_shard *shard;
   weft_http_slot *next_idle;
-  weft_http_transfer *transfer; /* NULL while idle */
-  const char *proxy;            /* as set in the handle */
+  weft_http_transfer *transfer;                        /* NULL while idle */
+  const char *proxy;                                   /* as set in the handle */
   uint8_t is_tls, has_method, has_ca_file, has_coding; /* as set in the handle */
+  uint8_t is_spent; /* libcurl has repeated a request: it never forgets how often it has, and at the
+                       sixth time it gives up */
   int system_error; /* errno of a socket that could not be made or watched; 0: none */
   char reason[CURL_ERROR_SIZE];
 };
@@ -126,6 +144,9 @@ weft_error *weft_http_error_of(weft_http_transfer *transfer, CURLcode code);
 /* Why the engine did: transfer->doom says. */
 weft_error *weft_http_error_of_doom(weft_http_transfer *transfer);
 weft_error *weft_http_error_nomem(weft_http_transfer *transfer);
+/* Another transfer to the same host could not find its address. */
+weft_error *weft_http_error_of_name(weft_http_transfer *transfer, CURLcode code,
+                                    const char *reason);
 
 /* ---- http_response.c [I/O] ---- */
 
@@ -142,6 +163,30 @@ curl_socket_t weft_http_open_socket(void *slot, curlsocktype purpose,
 int weft_http_close_socket(void *unused, curl_socket_t fd);
 void weft_http_sockets_free(void);
 void weft_http_sockets_forget(void); /* in the child of a fork */
+
+/* ---- http_lane.c [I/O] ---- */
+
+/* Queues it behind the others of its host and quota: 1, or 0 without memory. */
+int weft_http_lane_push(weft_http_transfer *transfer);
+/* 0: nothing could be launched. */
+int weft_http_lane_is_ready(void);
+/* Takes the next transfer out, hosts by turns; NULL when this lane has none just now. */
+weft_http_transfer *weft_http_lane_next(void);
+/* What one that was taken shares with others of its lane, that failed to find the host. */
+CURLcode weft_http_lane_failure(weft_http_transfer *transfer, const char **reason);
+void weft_http_lane_asks(weft_http_transfer *transfer);  /* libcurl looks the name up */
+void weft_http_lane_knows(weft_http_transfer *transfer); /* it has an address */
+/* Out of the queue, or out of flight. */
+void weft_http_lane_leave(weft_http_transfer *transfer, CURLcode code, const char *reason);
+void weft_http_lanes_forget(void); /* in the child of a fork */
+
+/* ---- http_timeout.c [I/O] ---- */
+
+/* A step begins. */
+void weft_http_enter(weft_http_transfer *transfer, uint8_t step);
+/* Bytes of the answer did. */
+void weft_http_arrived(weft_http_transfer *transfer);
+void weft_http_timer_stop(weft_http_transfer *transfer);
 
 /* ---- http_shard.c [I/O] ---- */
 
@@ -165,6 +210,9 @@ void weft_http_unmark(weft_http_shard *shard); /* it is about to be freed */
 void weft_http_doom(weft_http_transfer *transfer, uint8_t why);
 /* libcurl is through with it. */
 void weft_http_completed(weft_http_transfer *transfer, CURLcode code);
+int weft_http_on_ready(void *slot, char *remote_ip, char *local_ip, int remote_port,
+                       int local_port);
+int weft_http_on_lookup(void *resolver, void *reserved, void *slot);
 void weft_http_turn_forget(void); /* in the child of a fork */
 
 /* ---- http.c ---- */

@@ -60,9 +60,9 @@ static weft_error *make(weft_http_transfer *transfer, const char *kind, const ch
   return weft_error_newf(kind, "%s: %s", where, clean);
 }
 
-static weft_error *overflow_error(weft_http_transfer *transfer) {
+static weft_error *refusal_error(weft_http_transfer *transfer) {
   char reason[REASON_SIZE];
-  switch (transfer->overflow) {
+  switch (transfer->refusal) {
   case WEFT_HTTP_HEAD_OVERFLOW:
     snprintf(reason, sizeof reason, "the answer's headers are larger than max_header (%zu bytes)",
              transfer->max_header);
@@ -74,6 +74,11 @@ static weft_error *overflow_error(weft_http_transfer *transfer) {
   case WEFT_HTTP_LINE_OVERFLOW:
     snprintf(reason, sizeof reason, "one of the answer's headers is larger than libcurl takes");
     break;
+  case WEFT_HTTP_NOT_REPEATED:
+    transfer->failure.code = CURLE_GOT_NOTHING;
+    return make(transfer, "network",
+                "the server closed the kept connection without an answer; the request may have "
+                "been processed, so it was not sent again");
   default:
     return weft_http_error_nomem(transfer);
   }
@@ -95,48 +100,80 @@ static int is_system_failure(CURLcode code) {
 /* libcurl's ceiling on one header line shows as a lack of memory while headers arrive. */
 static int is_giant_header(weft_http_transfer *transfer, CURLcode code) {
   return code == CURLE_OUT_OF_MEMORY && transfer->header_bytes && !transfer->has_final_head &&
-         !transfer->overflow;
+         !transfer->refusal;
+}
+
+/* ---- timeouts ---- */
+
+const char *weft_http_limit_name(uint8_t limit) {
+  static const char *const names[] = {"", "connect", "first_byte", "idle", "attempt", "total"};
+  return limit < sizeof names / sizeof *names ? names[limit] : "";
+}
+
+/* What had arrived. */
+static void put_progress(weft_http_transfer *transfer, char *text, size_t size) {
+  if (transfer->has_final_head)
+    snprintf(text, size, "status %d and %zu bytes of the body had arrived", transfer->status,
+             transfer->content.size);
+  else if (transfer->header_bytes)
+    snprintf(text, size, "%zu bytes of headers had arrived", transfer->header_bytes);
+  else if (transfer->step == WEFT_HTTP_ASKED)
+    snprintf(text, size, "the request was sent and nothing had arrived");
+  else if (transfer->step == WEFT_HTTP_CONNECTING)
+    snprintf(text, size, "it was still connecting");
+  else
+    snprintf(text, size, "it was still waiting for its turn");
+}
+
+static weft_error *timeout_error(weft_http_transfer *transfer) {
+  char reason[REASON_SIZE], progress[96];
+  uint32_t limit_ms = transfer->limits_ms[transfer->expired];
+  transfer->failure.code = CURLE_OPERATION_TIMEDOUT;
+  transfer->failure.expired = transfer->expired;
+  transfer->failure.limit_ms = limit_ms;
+  put_progress(transfer, progress, sizeof progress);
+  snprintf(reason, sizeof reason, "timed out: %s took over %g s; %s",
+           weft_http_limit_name(transfer->expired), limit_ms / 1e3, progress);
+  return make(transfer, "timeout", reason);
+}
+
+static weft_error *libcurl_error(weft_http_transfer *transfer, CURLcode code, const char *reason) {
+  char text[REASON_SIZE];
+  size_t cause = cause_of(code);
+  int is_known = cause < sizeof causes / sizeof *causes;
+  snprintf(text, sizeof text, "%s (curl %d)%s", *reason ? reason : curl_easy_strerror(code),
+           (int)code, is_known ? causes[cause].hint : "");
+  return make(transfer, is_known ? causes[cause].kind : "network", text);
 }
 
 weft_error *weft_http_error_of(weft_http_transfer *transfer, CURLcode code) {
   weft_http_slot *slot = transfer->slot;
-  char reason[REASON_SIZE];
+  transfer->failure.code = (int)code;
   if (is_giant_header(transfer, code))
-    transfer->overflow = WEFT_HTTP_LINE_OVERFLOW;
-  if (transfer->overflow)
-    return overflow_error(transfer);
+    transfer->refusal = WEFT_HTTP_LINE_OVERFLOW;
+  if (transfer->refusal)
+    return refusal_error(transfer);
   if (slot->system_error && is_system_failure(code))
     return system_error(transfer, slot->system_error);
-  size_t cause = cause_of(code);
-  int is_known = cause < sizeof causes / sizeof *causes;
-  snprintf(reason, sizeof reason, "%s (curl %d)%s",
-           *slot->reason ? slot->reason : curl_easy_strerror(code), (int)code,
-           is_known ? causes[cause].hint : "");
-  return make(transfer, is_known ? causes[cause].kind : "network", reason);
+  return libcurl_error(transfer, code, slot->reason);
 }
 
-/* How far a transfer has come. */
-static const char *phase_of(weft_http_transfer *transfer) {
-  curl_off_t sending = 0, answering = 0;
-  if (!transfer->slot)
-    return "in the queue: the limit of transfers in flight is reached";
-  curl_easy_getinfo(transfer->slot->easy, CURLINFO_PRETRANSFER_TIME_T, &sending);
-  curl_easy_getinfo(transfer->slot->easy, CURLINFO_STARTTRANSFER_TIME_T, &answering);
-  return transfer->has_final_head ? "while the body arrived"
-         : answering              ? "while the headers arrived"
-         : sending                ? "before the answer began"
-                                  : "while connecting";
+weft_error *weft_http_error_of_name(weft_http_transfer *transfer, CURLcode code,
+                                    const char *reason) {
+  transfer->failure.code = (int)code;
+  if (code == CURLE_OPERATION_TIMEDOUT) {
+    transfer->expired = WEFT_HTTP_CONNECT;
+    return timeout_error(transfer);
+  }
+  return libcurl_error(transfer, code, reason);
 }
 
 weft_error *weft_http_error_of_doom(weft_http_transfer *transfer) {
-  char reason[REASON_SIZE];
   if (transfer->doom == WEFT_HTTP_ABORTED)
     return make(transfer, "canceled", "canceled");
   if (transfer->doom == WEFT_HTTP_NO_WATCH)
     return system_error(transfer, transfer->slot ? transfer->slot->system_error : 0);
-  snprintf(reason, sizeof reason, "timed out after %u ms, %s", transfer->timeout_ms,
-           phase_of(transfer));
-  return make(transfer, "timeout", reason);
+  return timeout_error(transfer);
 }
 
 weft_error *weft_http_error_nomem(weft_http_transfer *transfer) {

@@ -157,6 +157,15 @@ static int has_header(const weft_http_request *request, const char *name) {
   return 0;
 }
 
+/* To send it twice does no harm: by its method (RFC 9110), or by a key that the server checks. */
+static int is_repeatable(const weft_http_request *request, const char *method) {
+  static const char *const idempotent[] = {"GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE"};
+  for (size_t i = 0; i < sizeof idempotent / sizeof *idempotent; i++)
+    if (strcmp(method, idempotent[i]) == 0)
+      return 1;
+  return has_header(request, "Idempotency-Key") || has_header(request, "X-Idempotency-Key");
+}
+
 /* The list is an array of nodes: libcurl only reads it, so it need not come from
  * curl_slist_append. */
 static void put_headers(weft_http_transfer *transfer, struct curl_slist *nodes, char **cursor,
@@ -191,16 +200,36 @@ static void put_method(weft_http_transfer *transfer, char **cursor,
       strcmp(method, "POST") == 0 || strcmp(method, "PUT") == 0 || strcmp(method, "PATCH") == 0;
   transfer->method = method;
   transfer->has_body = strcmp(method, "HEAD") != 0 && (request->body.bytes || expects_body);
-  transfer->method_kind = strcmp(method, "HEAD") == 0                          ? WEFT_HTTP_HEAD
+  transfer->method_kind = strcmp(method, "HEAD") == 0                         ? WEFT_HTTP_HEAD
                           : !transfer->has_body && strcmp(method, "GET") == 0 ? WEFT_HTTP_GET
                           : strcmp(method, "POST") == 0                       ? WEFT_HTTP_POST
                                                                               : WEFT_HTTP_CUSTOM;
 }
 
+/* The URL's scheme and authority, without userinfo, in lower case. */
+static void put_origin(weft_http_transfer *transfer, char **cursor, weft_http_text url) {
+  char *start = *cursor;
+  size_t scheme = (size_t)((const char *)memchr(url.bytes, '/', url.size) - url.bytes) + 2;
+  size_t end = scheme, host = scheme;
+  for (; end < url.size && !strchr("/?#\\", url.bytes[end]); end++)
+    if (url.bytes[end] == '@')
+      host = end + 1;
+  put(cursor, (weft_http_text){url.bytes, scheme});
+  (*cursor)--;
+  put(cursor, (weft_http_text){url.bytes + host, end - host});
+  for (char *c = start; *c; c++)
+    *c = *c >= 'A' && *c <= 'Z' ? (char)(*c + 'a' - 'A') : *c;
+  transfer->origin = start;
+  transfer->needs_name = start[scheme] != '[' &&
+                         start[scheme + strspn(start + scheme, "0123456789.")] != ':' &&
+                         start[scheme + strspn(start + scheme, "0123456789.")] != '\0';
+}
+
 static size_t block_size(const weft_http_request *request) {
   size_t size = sizeof(weft_http_transfer) +
                 (request->header_count + OWN_HEADERS) * sizeof(struct curl_slist) +
-                request->method.size + sizeof "GET" + request->ca_file.size + 1;
+                request->method.size + sizeof "GET" + request->ca_file.size + 1 +
+                request->url.size + 1;
   for (size_t i = 0; i < request->header_count; i++)
     size += request->headers[i].name.size + request->headers[i].value.size + sizeof ": ";
   return size;
@@ -209,9 +238,10 @@ static size_t block_size(const weft_http_request *request) {
 static void set_limits(weft_http_transfer *transfer, const weft_http_request *request) {
   transfer->max_body = request->max_body ? request->max_body : WEFT_HTTP_MAX_BODY;
   transfer->max_header = request->max_header ? request->max_header : WEFT_HTTP_MAX_HEADER;
-  transfer->connect_timeout_ms =
-      request->connect_timeout_ms ? request->connect_timeout_ms : WEFT_HTTP_CONNECT_TIMEOUT_MS;
-  transfer->timeout_ms = request->timeout_ms;
+  memcpy(transfer->limits_ms, request->limits_ms, sizeof transfer->limits_ms);
+  transfer->limits_ms[WEFT_HTTP_NO_LIMIT] = 0;
+  if (!transfer->limits_ms[WEFT_HTTP_CONNECT])
+    transfer->limits_ms[WEFT_HTTP_CONNECT] = WEFT_HTTP_CONNECT_TIMEOUT_MS;
   transfer->decompress = !!request->decompress;
   weft_buf_init(&transfer->head, 0); /* the ceilings are checked as data arrives */
   weft_buf_init(&transfer->content, transfer->max_body);
@@ -223,6 +253,7 @@ static void destroy(weft_handle *handle) {
   weft_http_drop_response(transfer);
   weft_buf_free(&transfer->head);
   weft_error_release(transfer->error);
+  weft_http_quota_release(transfer->quota);
   weft_free(transfer);
 }
 
@@ -238,6 +269,9 @@ static weft_http_transfer *allocate(const weft_http_request *request) {
   char *cursor = (char *)(nodes + request->header_count + OWN_HEADERS);
   put_method(transfer, &cursor, request);
   put_headers(transfer, nodes, &cursor, request);
+  put_origin(transfer, &cursor, request->url);
+  transfer->is_repeatable = (uint8_t)is_repeatable(request, transfer->method);
+  transfer->quota = weft_http_quota_retain(request->quota);
   if (request->ca_file.size)
     transfer->ca_file = put(&cursor, request->ca_file);
   set_limits(transfer, request);
@@ -247,8 +281,8 @@ static weft_http_transfer *allocate(const weft_http_request *request) {
 static weft_error *parse_url(weft_http_transfer *transfer, weft_http_text url) {
   char *copy = weft_strndup(url.bytes, url.size); /* terminated */
   transfer->url = copy ? curl_url() : NULL;
-  CURLUcode code = transfer->url ? curl_url_set(transfer->url, CURLUPART_URL, copy, 0)
-                                 : CURLUE_OUT_OF_MEMORY;
+  CURLUcode code =
+      transfer->url ? curl_url_set(transfer->url, CURLUPART_URL, copy, 0) : CURLUE_OUT_OF_MEMORY;
   transfer->is_tls = copy && (copy[4] == 's' || copy[4] == 'S');
   weft_free(copy);
   if (code == CURLUE_OK)

@@ -61,11 +61,12 @@ static int take_line(weft_http_transfer *transfer, const char *line, size_t size
 size_t weft_http_on_head(char *line, size_t one, size_t size, void *slot) {
   weft_http_transfer *transfer = ((weft_http_slot *)slot)->transfer;
   (void)one;
+  weft_http_arrived(transfer);
   transfer->header_bytes += size;
   if (transfer->header_bytes > transfer->max_header)
-    transfer->overflow = WEFT_HTTP_HEAD_OVERFLOW;
+    transfer->refusal = WEFT_HTTP_HEAD_OVERFLOW;
   else if (take_line(transfer, line, size) != WEFT_BUF_OK)
-    transfer->overflow = WEFT_HTTP_NO_MEMORY;
+    transfer->refusal = WEFT_HTTP_NO_MEMORY;
   else
     return size;
   return 0;
@@ -74,10 +75,12 @@ size_t weft_http_on_head(char *line, size_t one, size_t size, void *slot) {
 size_t weft_http_on_body(char *bytes, size_t one, size_t size, void *slot) {
   weft_http_transfer *transfer = ((weft_http_slot *)slot)->transfer;
   (void)one;
+  weft_http_arrived(transfer);
+  transfer->failure.received += size;
   int rc = weft_buf_append(&transfer->content, bytes, size);
   if (rc == WEFT_BUF_OK)
     return size;
-  transfer->overflow = rc == WEFT_BUF_LIMIT ? WEFT_HTTP_BODY_OVERFLOW : WEFT_HTTP_NO_MEMORY;
+  transfer->refusal = rc == WEFT_BUF_LIMIT ? WEFT_HTTP_BODY_OVERFLOW : WEFT_HTTP_NO_MEMORY;
   return 0;
 }
 
@@ -85,6 +88,10 @@ size_t weft_http_on_body(char *bytes, size_t one, size_t size, void *slot) {
 
 weft_error *weft_http_error(weft_http_transfer *transfer) {
   return transfer->error;
+}
+
+const weft_http_failure *weft_http_failure_of(weft_http_transfer *transfer) {
+  return &transfer->failure;
 }
 
 int weft_http_status(weft_http_transfer *transfer) {

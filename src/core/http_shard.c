@@ -41,6 +41,10 @@ static void set_callbacks(weft_http_slot *slot) {
   curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, weft_http_open_socket);
   curl_easy_setopt(easy, CURLOPT_OPENSOCKETDATA, slot);
   curl_easy_setopt(easy, CURLOPT_CLOSESOCKETFUNCTION, weft_http_close_socket);
+  curl_easy_setopt(easy, CURLOPT_PREREQFUNCTION, weft_http_on_ready);
+  curl_easy_setopt(easy, CURLOPT_PREREQDATA, slot);
+  curl_easy_setopt(easy, CURLOPT_RESOLVER_START_FUNCTION, weft_http_on_lookup);
+  curl_easy_setopt(easy, CURLOPT_RESOLVER_START_DATA, slot);
 }
 
 static CURLcode set_ca_file(weft_http_slot *slot, const char *path) {
@@ -148,13 +152,20 @@ static CURLcode apply_coding(weft_http_slot *slot, weft_http_transfer *transfer)
   return curl_easy_setopt(slot->easy, CURLOPT_ACCEPT_ENCODING, transfer->decompress ? "" : NULL);
 }
 
+/* The limit is kept by http_timeout.c. libcurl must know it to divide the time among addresses, and
+ * must not be first. */
+static long connect_ms(const weft_http_transfer *transfer) {
+  uint32_t ms = transfer->limits_ms[WEFT_HTTP_CONNECT];
+  return (ms < INT32_MAX - 1000 ? (long)ms : INT32_MAX - 1000) + 1000;
+}
+
 static CURLcode apply(weft_http_slot *slot, weft_http_transfer *transfer) {
   CURL *easy = slot->easy;
   slot->reason[0] = '\0';
   slot->system_error = 0;
   curl_easy_setopt(easy, CURLOPT_CURLU, transfer->url);
   curl_easy_setopt(easy, CURLOPT_HTTPHEADER, transfer->headers);
-  curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, (long)transfer->connect_timeout_ms);
+  curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, connect_ms(transfer));
   CURLcode code = apply_scheme(slot, transfer);
   if (!code)
     code = apply_method(slot, transfer);
@@ -307,7 +318,10 @@ void weft_http_unlaunch(weft_http_transfer *transfer) {
   weft_http_shard *shard = slot->shard;
   curl_multi_remove_handle(shard->multi, slot->easy);
   transfer->slot = NULL;
-  rest(slot);
+  if (slot->is_spent)
+    free_slot(slot);
+  else
+    rest(slot);
   shard->in_flight--;
   atomic_fetch_sub_explicit(&weft_http_counts.in_flight, 1, memory_order_relaxed);
   if (shard->index < first_open)

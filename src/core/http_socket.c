@@ -4,6 +4,12 @@
  * from weft_http_open_socket to weft_http_close_socket, and only such a descriptor stays registered
  * while libcurl does not wait for it.
  *
+ * A socket that has not connected yet is closed by libcurl (7.88) without a call of ours, when its
+ * transfer ends or another address is tried, and libcurl goes on believing that its number is
+ * watched. So a socket is ours for good only once libcurl has read from it; before, it is disowned
+ * when libcurl lets go of it, and a new socket with the number of one that is ours takes its watch
+ * over.
+ *
  * Registering lazily: when libcurl has no interest in a connection it goes idle, and most likely is
  * used again soon. Leaving it registered for input saves two system calls a request. A descriptor
  * that libcurl opened by itself (the resolver's socketpair) must not stay: it closes it without a
@@ -23,6 +29,7 @@ enum { FIRST_SOCKETS = 64 };
 
 typedef struct socket_entry {
   uint8_t is_ours;
+  uint8_t has_read;   /* libcurl has waited for input: it is connected */
   uint8_t wanted;     /* epoll events that libcurl waits for */
   uint8_t registered; /* epoll events that the loop watches */
 } socket_entry;
@@ -104,13 +111,24 @@ static uint8_t to_register(const socket_entry *entry) {
   return entry->wanted ? entry->wanted : entry->registered & EPOLLIN;
 }
 
+static void disown(int fd) {
+  weft_io_forget(fd);
+  sockets[fd] = (socket_entry){0};
+  atomic_fetch_sub(&weft_http_counts.sockets, 1);
+}
+
 /* Returning an error would make libcurl give up the whole multi handle, so only the transfer
  * ends. */
 int weft_http_on_socket(CURL *easy, curl_socket_t fd, int what, void *shard, void *unused) {
   socket_entry *entry = entry_of(fd);
   uint8_t events = what == CURL_POLL_REMOVE ? 0 : events_of(what);
   (void)unused;
+  if (entry && !events && !entry->has_read) {
+    disown(fd);
+    return 0;
+  }
   if (entry) {
+    entry->has_read |= events & EPOLLIN;
     entry->wanted = events;
     events = to_register(entry);
     if (events == entry->registered)
@@ -131,25 +149,30 @@ int weft_http_on_socket(CURL *easy, curl_socket_t fd, int what, void *shard, voi
 
 /* Room in both tables, so that watching the socket cannot fail for want of memory. */
 static int adopt(int fd, weft_http_shard *shard) {
+  socket_entry *closed = entry_of(fd);
+  uint8_t wanted = closed ? closed->wanted : 0;
+  if (closed)
+    disown(fd);
   int error = make_room(fd);
   if (!error)
-    error = weft_io_watch(fd, 0, on_ready, shard);
-  if (!error)
-    sockets[fd] = (socket_entry){.is_ours = 1};
-  return error;
+    error = weft_io_watch(fd, wanted, on_ready, shard);
+  if (error)
+    return error;
+  sockets[fd] = (socket_entry){.is_ours = 1, .wanted = wanted, .registered = wanted};
+  atomic_fetch_add(&weft_http_counts.sockets, 1);
+  return 0;
 }
 
 curl_socket_t weft_http_open_socket(void *arg, curlsocktype purpose,
                                     struct curl_sockaddr *address) {
   weft_http_slot *slot = arg;
   (void)purpose;
+  weft_http_lane_knows(slot->transfer);
   int type = address->socktype | SOCK_CLOEXEC | SOCK_NONBLOCK;
   int fd = socket(address->family, type, address->protocol);
   int error = fd < 0 ? errno : adopt(fd, slot->shard);
-  if (!error) {
-    atomic_fetch_add(&weft_http_counts.sockets, 1);
+  if (!error)
     return fd;
-  }
   slot->system_error = error;
   if (fd >= 0)
     close(fd);
@@ -158,11 +181,10 @@ curl_socket_t weft_http_open_socket(void *arg, curlsocktype purpose,
 
 int weft_http_close_socket(void *unused, curl_socket_t fd) {
   (void)unused;
-  weft_io_forget(fd);
-  if (entry_of(fd)) {
-    sockets[fd] = (socket_entry){0};
-    atomic_fetch_sub(&weft_http_counts.sockets, 1);
-  }
+  if (entry_of(fd))
+    disown(fd);
+  else
+    weft_io_forget(fd);
   return close(fd);
 }
 

@@ -1,9 +1,9 @@
 /* http_turn.c: what the HTTP engine does in a turn of the loop: queue, launch, end.
  *
- * Owns the queue, the list of the doomed and the list of dirty shards. The I/O thread alone enters.
- * Invariants: a transfer is in the queue, in flight or ended; each ends exactly once; whatever is
- * left to do at the end of a turn has asked for another one, so that the loop never sleeps over it
- * and never does more than a slice at a time.
+ * Owns the lists of the ended and the doomed, and that of dirty shards. The I/O thread alone
+ * enters. Invariants: a transfer is in a lane, in flight or ended; each ends exactly once; whatever
+ * is left to do at the end of a turn has asked for another one, so that the loop never sleeps over
+ * it and never does more than a slice at a time.
  */
 #include "http_engine.h"
 
@@ -15,76 +15,46 @@ typedef struct transfer_list {
   weft_http_transfer *head, *tail;
 } transfer_list;
 
-static transfer_list queue; /* doubly linked: an abort takes out of the middle */
 static transfer_list ended; /* to be published when the turn ends */
 static weft_http_transfer *doomed_head, *doomed_tail;
 static weft_http_shard *dirty;
 static int is_hooked;
 static weft_io_job hook;
 
-/* ---- lists ---- */
-
-static void enqueue(weft_http_transfer *transfer) {
-  transfer->next = NULL;
-  transfer->previous = queue.tail;
-  if (queue.tail)
-    queue.tail->next = transfer;
-  else
-    queue.head = transfer;
-  queue.tail = transfer;
-  transfer->is_queued = 1;
-  atomic_fetch_add_explicit(&weft_http_counts.queued, 1, memory_order_relaxed);
-}
-
-static void dequeue(weft_http_transfer *transfer) {
-  if (transfer->previous)
-    transfer->previous->next = transfer->next;
-  else
-    queue.head = transfer->next;
-  if (transfer->next)
-    transfer->next->previous = transfer->previous;
-  else
-    queue.tail = transfer->previous;
-  transfer->next = transfer->previous = NULL;
-  transfer->is_queued = 0;
-  atomic_fetch_sub_explicit(&weft_http_counts.queued, 1, memory_order_relaxed);
-}
-
 /* ---- the end of a transfer ---- */
-
-static uint64_t since_launch_ns(weft_http_transfer *transfer, CURLINFO info) {
-  curl_off_t us = 0;
-  curl_easy_getinfo(transfer->slot->easy, info, &us);
-  return us > 0 ? transfer->times.launched_ns + (uint64_t)us * 1000u : 0;
-}
 
 static void read_times(weft_http_transfer *transfer) {
   CURL *easy = transfer->slot->easy;
   weft_http_times *times = &transfer->times;
   curl_off_t sent = 0, received = 0;
-  long connects = 0;
+  long connects = 0, size = 0;
   curl_easy_getinfo(easy, CURLINFO_SIZE_UPLOAD_T, &sent);
   curl_easy_getinfo(easy, CURLINFO_SIZE_DOWNLOAD_T, &received);
   curl_easy_getinfo(easy, CURLINFO_NUM_CONNECTS, &connects);
+  curl_easy_getinfo(easy, CURLINFO_REQUEST_SIZE, &size);
   times->sent = (uint64_t)sent;
   times->received = (uint64_t)received;
-  times->first_byte_ns = since_launch_ns(transfer, CURLINFO_STARTTRANSFER_TIME_T);
-  times->connected_ns = since_launch_ns(transfer, CURLINFO_PRETRANSFER_TIME_T);
   times->is_reused = connects == 0 && times->connected_ns != 0;
+  transfer->failure.is_sent = size > 0;
 }
 
-/* Takes the error over (NULL: success). The engine's reference goes to the list. */
-static void end_transfer(weft_http_transfer *transfer, weft_error *error) {
-  transfer->is_ended = 1;
-  transfer->error = error;
-  if (transfer->timeout_ms)
-    weft_timer_stop(&transfer->timer);
-  if (transfer->is_queued)
-    dequeue(transfer);
+/* Out of libcurl and out of its lane; `code` is how it ended there. */
+static void leave(weft_http_transfer *transfer, CURLcode code) {
+  const char *reason = transfer->slot ? transfer->slot->reason : "";
+  if (transfer->lane)
+    weft_http_lane_leave(transfer, code, reason);
   if (transfer->slot) {
     read_times(transfer);
     weft_http_unlaunch(transfer);
   }
+}
+
+/* Takes the error over (NULL: success). The engine's reference goes to the list. */
+static void end_transfer(weft_http_transfer *transfer, CURLcode code, weft_error *error) {
+  transfer->is_ended = 1;
+  transfer->error = error;
+  weft_http_timer_stop(transfer);
+  leave(transfer, code);
   if (error)
     weft_http_drop_response(transfer);
   weft_http_drop_request(transfer);
@@ -98,7 +68,7 @@ static void end_transfer(weft_http_transfer *transfer, weft_error *error) {
 }
 
 void weft_http_completed(weft_http_transfer *transfer, CURLcode code) {
-  end_transfer(transfer, code == CURLE_OK ? NULL : weft_http_error_of(transfer, code));
+  end_transfer(transfer, code, code == CURLE_OK ? NULL : weft_http_error_of(transfer, code));
 }
 
 /* ---- doom: aborts and timeouts ---- */
@@ -125,6 +95,11 @@ void weft_http_doom(weft_http_transfer *transfer, uint8_t why) {
   hook_turn();
 }
 
+static CURLcode code_of_doom(const weft_http_transfer *transfer) {
+  return transfer->doom == WEFT_HTTP_TIMED_OUT ? CURLE_OPERATION_TIMEDOUT
+                                               : CURLE_ABORTED_BY_CALLBACK;
+}
+
 static void end_doomed(void) {
   for (int left = WEFT_HTTP_SLICE; doomed_head && left > 0; left--) {
     weft_http_transfer *transfer = doomed_head;
@@ -132,31 +107,37 @@ static void end_doomed(void) {
     if (!doomed_head)
       doomed_tail = NULL;
     if (!transfer->is_ended)
-      end_transfer(transfer, weft_http_error_of_doom(transfer));
+      end_transfer(transfer, code_of_doom(transfer), weft_http_error_of_doom(transfer));
     weft_http_transfer_release(transfer);
   }
 }
 
-/* ---- the total timeout: an own timer, so that it counts in the queue and costs libcurl nothing
- * ---- */
+/* ---- what libcurl tells on the way ---- */
 
-static weft_http_transfer *of_timer(weft_timer *timer) {
-  return (weft_http_transfer *)((char *)timer - offsetof(weft_http_transfer, timer));
+/* The connection is there, and the request is about to be sent: again, when a kept connection was
+ * closed without a byte of an answer. What may have been processed must not be sent twice. */
+int weft_http_on_ready(void *arg, char *remote_ip, char *local_ip, int remote_port,
+                       int local_port) {
+  weft_http_slot *slot = arg;
+  weft_http_transfer *transfer = slot->transfer;
+  long sent = 0;
+  (void)remote_ip, (void)local_ip, (void)remote_port, (void)local_port;
+  curl_easy_getinfo(slot->easy, CURLINFO_REQUEST_SIZE, &sent);
+  slot->is_spent = transfer->step != WEFT_HTTP_CONNECTING;
+  if (sent > 0 && !transfer->is_repeatable) {
+    transfer->refusal = WEFT_HTTP_NOT_REPEATED;
+    return CURL_PREREQFUNC_ABORT;
+  }
+  weft_http_lane_knows(transfer);
+  weft_http_enter(transfer, WEFT_HTTP_ASKED);
+  transfer->times.connected_ns = transfer->step_ns - transfer->started_ns;
+  return CURL_PREREQFUNC_OK;
 }
 
-static int claim_timeout(weft_timer *timer) {
-  return weft_handle_try_retain(&of_timer(timer)->handle);
-}
-
-static void fire_timeout(weft_timer *timer) {
-  weft_http_doom(of_timer(timer), WEFT_HTTP_TIMED_OUT);
-  weft_http_transfer_release(of_timer(timer));
-}
-
-static void start_timeout(weft_http_transfer *transfer) {
-  uint64_t at_ns = transfer->started_ns + (uint64_t)transfer->timeout_ms * 1000000u;
-  weft_timer_init(&transfer->timer, claim_timeout, fire_timeout);
-  weft_timer_start(&transfer->timer, at_ns); /* cannot fail: the I/O thread runs */
+int weft_http_on_lookup(void *resolver, void *reserved, void *slot) {
+  (void)resolver, (void)reserved;
+  weft_http_lane_asks(((weft_http_slot *)slot)->transfer);
+  return 0;
 }
 
 /* ---- the turn ---- */
@@ -165,9 +146,10 @@ void weft_http_turn_take(weft_http_transfer *started, weft_http_transfer *aborte
   while (started) {
     weft_http_transfer *transfer = started;
     started = transfer->next;
-    enqueue(transfer);
-    if (transfer->timeout_ms)
-      start_timeout(transfer);
+    if (weft_http_lane_push(transfer))
+      weft_http_enter(transfer, WEFT_HTTP_QUEUED);
+    else
+      end_transfer(transfer, CURLE_OUT_OF_MEMORY, weft_http_error_nomem(transfer));
   }
   while (aborted) {
     weft_http_transfer *transfer = aborted;
@@ -179,16 +161,28 @@ void weft_http_turn_take(weft_http_transfer *started, weft_http_transfer *aborte
 }
 
 static int can_launch(void) {
-  return queue.head && atomic_load(&weft_http_counts.in_flight) < weft_http_limit();
+  return weft_http_lane_is_ready() && atomic_load(&weft_http_counts.in_flight) < weft_http_limit();
+}
+
+static void launch(weft_http_transfer *transfer) {
+  const char *reason;
+  CURLcode code = weft_http_lane_failure(transfer, &reason);
+  if (code != CURLE_OK) {
+    end_transfer(transfer, code, weft_http_error_of_name(transfer, code, reason));
+    return;
+  }
+  weft_http_enter(transfer, WEFT_HTTP_CONNECTING);
+  transfer->launched_ns = transfer->step_ns;
+  transfer->times.launched_ns = transfer->step_ns - transfer->started_ns;
+  if (!weft_http_launch(transfer))
+    end_transfer(transfer, CURLE_OUT_OF_MEMORY, weft_http_error_nomem(transfer));
 }
 
 static void launch_queued(void) {
   for (int left = WEFT_HTTP_SLICE; left > 0 && can_launch(); left--) {
-    weft_http_transfer *transfer = queue.head;
-    dequeue(transfer);
-    transfer->times.launched_ns = weft_clock_now_ns() - transfer->started_ns;
-    if (!weft_http_launch(transfer))
-      end_transfer(transfer, weft_http_error_nomem(transfer));
+    weft_http_transfer *transfer = weft_http_lane_next();
+    if (transfer)
+      launch(transfer);
   }
 }
 
@@ -244,7 +238,7 @@ static void end_turn(weft_io_job *job) {
 static weft_io_job hook = {.run = end_turn};
 
 void weft_http_turn_forget(void) {
-  queue = ended = (transfer_list){NULL, NULL};
+  ended = (transfer_list){NULL, NULL};
   doomed_head = doomed_tail = NULL;
   dirty = NULL;
   is_hooked = 0;

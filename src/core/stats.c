@@ -23,6 +23,7 @@ void weft_stats_read(weft_stats *stats) {
       .waitgroups = atomic_load(&weft_live.waitgroups),
       .timers = weft_timers_live(),
       .transfers = atomic_load(&weft_live.transfers),
+      .http_quotas = atomic_load(&weft_live.http_quotas),
       .limiters = atomic_load(&weft_live.limiters),
       .budgets = atomic_load(&weft_live.budgets),
   };

@@ -44,9 +44,8 @@ static weft_http_text push_text(lua_State *L, const char *name) {
 /* Seconds above 0 as whole milliseconds, at least one; 0 for an absent field or infinity. */
 static uint32_t milliseconds(lua_State *L, const char *name) {
   lua_getfield(L, 1, name);
-  double seconds = lua_isnil(L, -1)
-                       ? HUGE_VAL
-                       : weft_check_seconds(L, lua_gettop(L), call_name, name);
+  double seconds =
+      lua_isnil(L, -1) ? HUGE_VAL : weft_check_seconds(L, lua_gettop(L), call_name, name);
   lua_pop(L, 1);
   if (seconds == HUGE_VAL)
     return 0;
@@ -91,8 +90,8 @@ static weft_http_request read_request(lua_State *L) {
   request.body = push_text(L, "body");
   request.ca_file = push_text(L, "ca_file");
   read_headers(L, &request);
-  request.timeout_ms = milliseconds(L, "timeout");
-  request.connect_timeout_ms = milliseconds(L, "connect_timeout");
+  for (uint8_t limit = WEFT_HTTP_CONNECT; limit < WEFT_HTTP_LIMITS; limit++)
+    request.limits_ms[limit] = milliseconds(L, weft_http_limit_name(limit));
   request.max_body = bytes(L, "max_body");
   request.max_header = bytes(L, "max_header");
   lua_getfield(L, 1, "decompress");
@@ -236,6 +235,22 @@ static lua_transfer *take_running(lua_State *L) {
   return lua_touserdata(L, -1);
 }
 
+/* What the message says in words, as fields of the error on top of the stack. */
+static void add_failure(lua_State *L, const weft_http_failure *failure) {
+  weft_push_integer(L, failure->code);
+  lua_setfield(L, -2, "code");
+  lua_pushboolean(L, failure->is_sent);
+  lua_setfield(L, -2, "sent");
+  weft_push_integer(L, (int64_t)failure->received);
+  lua_setfield(L, -2, "received");
+  if (!failure->expired)
+    return;
+  lua_pushstring(L, weft_http_limit_name(failure->expired));
+  lua_setfield(L, -2, "timeout");
+  lua_pushnumber(L, failure->limit_ms / 1e3);
+  lua_setfield(L, -2, "seconds");
+}
+
 /* Pushes what the call returns. The memory goes at once: the collector does not know its size. */
 static int push_end(weft_state *state, lua_State *L, lua_transfer *self) {
   weft_error *error = weft_http_error(self->transfer);
@@ -243,6 +258,7 @@ static int push_end(weft_state *state, lua_State *L, lua_transfer *self) {
   if (error) {
     lua_pushnil(L);
     weft_push_core_error(state, L, error);
+    add_failure(L, weft_http_failure_of(self->transfer));
   } else {
     push_answer(L, self->transfer);
   }
@@ -268,8 +284,8 @@ static int finish_request(lua_State *L, weft_park *park, int source) {
   return weft_raise_context(state, L, weft_current_context(state, L, 0));
 }
 
-static const weft_park_op request_op = {"weft.http.request", finish_request, NULL, leave_request,
-                                        NULL, 0};
+static const weft_park_op request_op = {"weft.http.request", finish_request, NULL,
+                                        leave_request,       NULL,           0};
 
 /* Pushes a userdata with a new transfer. NULL: nil and an error lie above it. */
 static lua_transfer *push_transfer(weft_state *state, lua_State *L,
@@ -290,8 +306,8 @@ static lua_transfer *push_transfer(weft_state *state, lua_State *L,
  * @function http_request
  * @local
  * @tparam table options as `weft.http.request` makes them: `url`, `method`, `body`, `ca_file`:
- *   strings; `headers`: a list of names and values by turns; `timeout`, `connect_timeout`: seconds;
- *   `max_body`, `max_header`: bytes; `decompress`: boolean. Not for two calls at the same time
+ *   strings; `headers`: a list of names and values by turns; `connect`, `first_byte`, `idle`,
+ *   `attempt`, `total`: seconds; `max_body`, `max_header`: bytes; `decompress`: boolean. Not for two calls at the same time
  * @treturn[1] table `status`, `headers`, `body`, `timings`
  * @treturn[2] nil
  * @treturn[2] error of kind "timeout", "network", "tls", "too_large", "protocol", "invalid" (the

@@ -108,7 +108,7 @@ static int is_error(lua_State *L) {
 /*** Counts of what is alive in the process.
  * @function stats
  * @treturn table `threads`, `contexts`, `errors`, `pools`, `groups`, `channels`, `semaphores`,
- *   `waitgroups`, `limiters`, `timers`, `transfers`, `budgets`, `codes`; of this state: `tasks`, `parked`
+ *   `waitgroups`, `limiters`, `timers`, `transfers`, `http_quotas`, `budgets`, `codes`; of this state: `tasks`, `parked`
  */
 static int stats(lua_State *L) {
   weft_state *state = WEFT_STATE(L);
@@ -122,6 +122,7 @@ static int stats(lua_State *L) {
                 {"groups", all.groups},         {"channels", all.channels},
                 {"semaphores", all.semaphores}, {"waitgroups", all.waitgroups},
                 {"timers", all.timers},         {"transfers", all.transfers},
+                {"http_quotas", all.http_quotas},
                 {"limiters", all.limiters},
                 {"budgets", all.budgets},
                 {"codes", weft_live.codes},     {"tasks", state->scheduler.live},
