@@ -24,7 +24,7 @@ local leaks = {}
 
 local COUNTED = {
   "groups", "contexts", "errors", "pools", "channels", "semaphores", "waitgroups", "limiters", "timers",
-  "transfers", "http_quotas", "budgets", "tasks", "parked", "threads",
+  "transfers", "http_quotas", "budgets", "healths", "tasks", "parked", "threads",
 }
 local LIMIT = 10 -- seconds until what is alive counts as leaked
 local POLLS, PAUSE = 20, 0.005 -- between two collections everywhere; the busy workers' tick is 0.01 s

@@ -26,5 +26,6 @@ void weft_stats_read(weft_stats *stats) {
       .http_quotas = atomic_load(&weft_live.http_quotas),
       .limiters = atomic_load(&weft_live.limiters),
       .budgets = atomic_load(&weft_live.budgets),
+      .healths = atomic_load(&weft_live.healths),
   };
 }

@@ -7,7 +7,7 @@
 
 typedef struct weft_live_counters {
   _Atomic uint32_t contexts, errors, pools, groups, channels, semaphores, waitgroups, codes;
-  _Atomic uint32_t transfers, http_quotas, limiters, budgets;
+  _Atomic uint32_t transfers, http_quotas, limiters, budgets, healths;
 } weft_live_counters;
 
 extern weft_live_counters weft_live;

@@ -223,7 +223,7 @@ void weft_budget_add(weft_budget *budget, int64_t amount, int64_t most_remaining
 
 typedef struct weft_stats {
   uint32_t threads, contexts, errors, pools, groups, channels, semaphores, waitgroups, timers;
-  uint32_t transfers, http_quotas, limiters, budgets;
+  uint32_t transfers, http_quotas, limiters, budgets, healths;
 } weft_stats;
 /* Reads all of them, each by itself: not a snapshot of one moment. */
 void weft_stats_read(weft_stats *stats);

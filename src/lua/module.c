@@ -108,7 +108,7 @@ static int is_error(lua_State *L) {
 /*** Counts of what is alive in the process.
  * @function stats
  * @treturn table `threads`, `contexts`, `errors`, `pools`, `groups`, `channels`, `semaphores`,
- *   `waitgroups`, `limiters`, `timers`, `transfers`, `http_quotas`, `budgets`, `codes`; of this state: `tasks`, `parked`
+ *   `waitgroups`, `limiters`, `timers`, `transfers`, `http_quotas`, `budgets`, `healths`, `codes`; of this state: `tasks`, `parked`
  */
 static int stats(lua_State *L) {
   weft_state *state = WEFT_STATE(L);
@@ -124,7 +124,7 @@ static int stats(lua_State *L) {
                 {"timers", all.timers},         {"transfers", all.transfers},
                 {"http_quotas", all.http_quotas},
                 {"limiters", all.limiters},
-                {"budgets", all.budgets},
+                {"budgets", all.budgets},       {"healths", all.healths},
                 {"codes", weft_live.codes},     {"tasks", state->scheduler.live},
                 {"parked", state->scheduler.parked}};
   lua_createtable(L, 0, 16);
@@ -186,6 +186,7 @@ WEFT_MODULE_API int luaopen_weft_core(lua_State *L) {
   weft_open_sse(state, L);
   weft_open_http(state, L);
   weft_open_budget(state, L);
+  weft_open_health(state, L);
   lua_newtable(L); /* methods of classes that lua/weft extends */
   expose_methods(L, "weft.context");
   lua_setfield(L, -2, "methods");

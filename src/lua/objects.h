@@ -20,6 +20,7 @@ void weft_open_channel(struct weft_state *state, lua_State *L);
 void weft_open_sync(struct weft_state *state, lua_State *L);
 void weft_open_limiter(struct weft_state *state, lua_State *L);
 void weft_open_budget(struct weft_state *state, lua_State *L);
+void weft_open_health(struct weft_state *state, lua_State *L);
 
 /* The context at `index`, borrowed; raises unless it is one. Nil gives the current one, for `own` a
  * context of the task's own. */
