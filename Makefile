@@ -34,9 +34,9 @@ CORE = platform mem clock buf error parcel waiter block inbox timer io context s
 CORE_SRC = $(wildcard $(CORE:%=src/core/%.c))
 # closure → names → ship → encode → decode → scheduler → outcome, and one file a userdata.
 BINDING = module state errors bytecode bytecode_54 bytecode_jit lostwrite vmprobe names ship \
-          encode refuse decode scheduler park wake coroutines outcome slab worker objects context \
-          pool group group_go group_drain group_wait group_task group_leave time channel ticker select \
-          sync limiter dict singleflight budget health sse http
+          encode refuse decode shared scheduler park wake coroutines outcome slab worker objects \
+          context pool group group_go group_drain group_wait group_task group_leave time channel \
+          ticker select sync limiter dict singleflight budget health sse http
 BINDING_SRC = $(wildcard $(BINDING:%=src/lua/%.c))
 SERVER = model_timer model_json model_http model_record model_config model_fault model_mock \
          model_reply model_conn model_server lua_model_options lua_model_server

@@ -25,6 +25,7 @@ local sections = {
   { "Channels", "Values between tasks, on whatever threads they run.", "src/lua/channel.c" },
   { "Semaphores and waitgroups", "Counting, across threads.", "src/lua/sync.c" },
   { "Limiters", "Rates, across threads.", "src/lua/limiter.c" },
+  { "Dicts", "Maps that tasks share, on whatever threads they run.", "src/lua/dict.c" },
   { "Time", "Seconds, as numbers.", "src/lua/time.c" },
   {
     "Errors and sending",

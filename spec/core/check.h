@@ -133,6 +133,7 @@ __attribute__((unused)) static void check_nothing_is_left(void) {
   CHECK(stats.semaphores == 0);
   CHECK(stats.waitgroups == 0);
   CHECK(stats.limiters == 0);
+  CHECK(stats.dicts == 0 && stats.flights == 0 && stats.tickers == 0);
   CHECK(stats.timers == 0);
 }
 

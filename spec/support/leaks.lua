@@ -7,7 +7,8 @@
 -- or around one function: `leaks.check(fn)`.
 --
 -- What is compared: the process's groups, contexts, errors, pools, channels, semaphores, waitgroups, limiters,
--- timers, transfers, quotas of HTTP clients and threads, and this state's tasks and parked callers. None may have grown.
+-- dicts, flights of singleflights, tickers, timers, transfers, quotas of HTTP clients, budgets and threads, and
+-- this state's tasks and parked callers. None may have grown.
 --
 -- Not compared: the code of shipped closures, a cache by design; the default pool with its threads,
 -- which live as long as the process; the I/O thread, which is started here. The Lua states of the
@@ -24,6 +25,7 @@ local leaks = {}
 
 local COUNTED = {
   "groups", "contexts", "errors", "pools", "channels", "semaphores", "waitgroups", "limiters", "timers",
+  "dicts", "flights", "tickers",
   "transfers", "http_quotas", "budgets", "healths", "tasks", "parked", "threads",
 }
 local LIMIT = 10 -- seconds until what is alive counts as leaked

@@ -98,6 +98,10 @@ const char *weft_strerror(int code) {
     return "more was given back or done than there was";
   case WEFT_TOO_LATE:
     return "the context's deadline would come first";
+  case WEFT_FULL:
+    return "there is no room for more";
+  case WEFT_CHANGED:
+    return "somebody else has changed it";
   default:
     return "unknown code";
   }

@@ -113,3 +113,24 @@ int weft_parcel_finish(weft_parcel_writer *writer, weft_parcel *parcel) {
   buf->size = 0;
   return WEFT_BUF_OK;
 }
+
+weft_shared_parcel *weft_shared_parcel_new(weft_parcel *parcel) {
+  weft_shared_parcel *shared = weft_malloc(sizeof *shared);
+  if (!shared)
+    return NULL;
+  atomic_init(&shared->refs, 1);
+  weft_parcel_move(&shared->parcel, parcel);
+  return shared;
+}
+
+weft_shared_parcel *weft_shared_parcel_retain(weft_shared_parcel *shared) {
+  atomic_fetch_add_explicit(&shared->refs, 1, memory_order_relaxed);
+  return shared;
+}
+
+void weft_shared_parcel_release(weft_shared_parcel *shared) {
+  if (!shared || atomic_fetch_sub_explicit(&shared->refs, 1, memory_order_acq_rel) != 1)
+    return;
+  weft_parcel_clear(&shared->parcel);
+  weft_free(shared);
+}

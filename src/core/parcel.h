@@ -53,6 +53,20 @@ int weft_parcel_write_handle(weft_parcel_writer *writer, weft_handle *handle);
  * Returns WEFT_BUF_OK, or WEFT_BUF_NOMEM with the writer unchanged. */
 int weft_parcel_finish(weft_parcel_writer *writer, weft_parcel *parcel);
 
+/* ---- parcels that several threads read: constant, with a count of references ---- */
+
+typedef struct weft_shared_parcel {
+  _Atomic uint32_t refs;
+  weft_parcel parcel; /* constant */
+} weft_shared_parcel;
+
+/* Moves the parcel into a new shared one with one reference, the caller's. NULL: no memory, and the
+ * parcel is as it was. */
+weft_shared_parcel *weft_shared_parcel_new(weft_parcel *parcel);
+weft_shared_parcel *weft_shared_parcel_retain(weft_shared_parcel *shared);
+/* NULL is allowed. The last one clears the parcel, which may destroy handles of any kind. */
+void weft_shared_parcel_release(weft_shared_parcel *shared);
+
 enum { WEFT_PARCEL_HANDLE_SIZE = sizeof(void *) + sizeof(uint32_t) };
 /* The handle of the record at `record`; the reference stays the parcel's. */
 static inline weft_handle *weft_parcel_read_handle(const uint8_t *record) {

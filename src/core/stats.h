@@ -7,6 +7,7 @@
 
 typedef struct weft_live_counters {
   _Atomic uint32_t contexts, errors, pools, groups, channels, semaphores, waitgroups, codes;
+  _Atomic uint32_t dicts, flights, tickers;
   _Atomic uint32_t transfers, http_quotas, limiters, budgets, healths;
 } weft_live_counters;
 

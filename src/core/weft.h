@@ -30,6 +30,8 @@ enum {
   WEFT_FORKED = -7,    /* made in the parent process, used after a fork */
   WEFT_BELOW_ZERO = -8, /* more is given back or done than there was */
   WEFT_TOO_LATE = -9,  /* the context's deadline would come first */
+  WEFT_FULL = -10,     /* there is no room for more, and waiting would not help */
+  WEFT_CHANGED = -11,  /* somebody else was first */
 };
 /* A sentence for a code above. The text is constant. */
 const char *weft_strerror(int code);
@@ -218,11 +220,20 @@ int weft_budget_try_reserve(weft_budget *budget, int64_t amount);
 int weft_budget_settle(weft_budget *budget, int64_t reserved, int64_t actual);
 /* Raises the limit, but never so far that more than `most_remaining` could be reserved. */
 void weft_budget_add(weft_budget *budget, int64_t amount, int64_t most_remaining);
+/* ---- dicts: maps that threads share; dict.h has the functions for their entries ---- */
+
+typedef struct weft_dict weft_dict;
+/* At most `max` entries (0: no limit), each of which lives for `ttl` seconds after its last write (0 or
+ * infinite: for ever). NULL: no memory. */
+weft_dict *weft_dict_new(uint32_t max, double ttl);
+weft_dict *weft_dict_retain(weft_dict *dict);
+void weft_dict_release(weft_dict *dict);
 
 /* ---- counts of what is alive: for tests and for watching ---- */
 
 typedef struct weft_stats {
   uint32_t threads, contexts, errors, pools, groups, channels, semaphores, waitgroups, timers;
+  uint32_t dicts, flights, tickers;
   uint32_t transfers, http_quotas, limiters, budgets, healths;
 } weft_stats;
 /* Reads all of them, each by itself: not a snapshot of one moment. */

@@ -107,7 +107,8 @@ static int is_error(lua_State *L) {
 
 /*** Counts of what is alive in the process.
  * @function stats
- * @treturn table `threads`, `contexts`, `errors`, `pools`, `groups`, `channels`, `semaphores`,
+ * @treturn table `threads`, `contexts`, `errors`, `pools`, `groups`, `channels`, `semaphores`, `dicts`, `flights`
+ *   (of singleflights), `tickers`,
  *   `waitgroups`, `limiters`, `timers`, `transfers`, `http_quotas`, `budgets`, `healths`, `codes`; of this state: `tasks`, `parked`
  */
 static int stats(lua_State *L) {
@@ -121,6 +122,8 @@ static int stats(lua_State *L) {
                 {"errors", all.errors},         {"pools", all.pools},
                 {"groups", all.groups},         {"channels", all.channels},
                 {"semaphores", all.semaphores}, {"waitgroups", all.waitgroups},
+                {"dicts", all.dicts},           {"flights", all.flights},
+                {"tickers", all.tickers},
                 {"timers", all.timers},         {"transfers", all.transfers},
                 {"http_quotas", all.http_quotas},
                 {"limiters", all.limiters},
@@ -184,6 +187,8 @@ WEFT_MODULE_API int luaopen_weft_core(lua_State *L) {
   weft_open_sync(state, L);
   weft_open_limiter(state, L);
   weft_open_sse(state, L);
+  weft_open_shared(state, L);
+  weft_open_dict(state, L);
   weft_open_http(state, L);
   weft_open_budget(state, L);
   weft_open_health(state, L);

@@ -50,6 +50,9 @@ int weft_decode(struct weft_state *state, lua_State *L, const weft_parcel *parce
  * caller has made room on the stack. Raises nothing but "not enough memory". */
 int weft_decode_plain(lua_State *L, const weft_parcel *parcel);
 
+/* Pushes the values of a shared parcel and gives the reference back, also when it raises: how many. */
+int weft_decode_shared(lua_State *L, weft_shared_parcel *shared);
+
 /* Pushes the userdata of a handle, the same one each time while it lives; it takes its own reference. */
 void weft_push_handle(struct weft_state *state, lua_State *L, weft_handle *handle);
 /* Pushes a new userdata for a handle whose reference it takes over at once. */
