@@ -1,0 +1,158 @@
+-- Every allocation of the core, and every thread start, fails once: what a script then meets is an error
+-- that it can act on; nothing hangs, nothing is lost, and the next try works.
+
+local core = require "weft.core"
+local leaks = require "spec.support.leaks"
+local weft = require "weft"
+
+local MOST = 2000 -- allocations of one scenario; more would be a runaway
+
+-- Runs the scenario with the nth allocation failing, for every n, until it needs no more than n.
+local function torture(what, scenario)
+  scenario() -- what is made once a process is there
+  local failed = 0
+  for nth = 1, MOST do
+    collectgarbage()
+    core.fail_at(what, nth)
+    local ok, raised = pcall(scenario)
+    local made = core.fail_at(what, 0)
+    if not ok then
+      failed = failed + 1
+      local message = tostring(raised)
+      assert.is_true(#message > 0)
+      assert.is_nil(message:find("attempt to", 1, true), message) -- a failure that was not looked at
+    end
+    if what == "malloc" and made < nth or what == "thread" and nth == 8 then
+      scenario()
+      return failed
+    end
+  end
+  error("the scenario never ends: " .. what)
+end
+
+-- Of a group's results: raises its error.
+local function check(results, err)
+  if not results then
+    error(err, 0)
+  end
+  return results
+end
+
+local scenarios = {
+  ["a group of closures with captures"] = function()
+    local name, list, limit = "x", { 1, 2, { deep = true } }, 10
+    check(weft.scope({ limit = 4 }, function(group)
+      for i = 1, 6 do
+        check(group:go("task " .. i, function(_, extra)
+          return name .. #list .. limit .. extra.n
+        end, { n = i }))
+      end
+    end))
+  end,
+  ["errors with causes and tracebacks"] = function()
+    local results, err = weft.scope(function(group)
+      check(group:go("outer", function()
+        local _, inner = weft.scope(function(inner)
+          inner:go("inner", function()
+            error { code = 5 }
+          end)
+        end)
+        error(inner, 0)
+      end))
+    end)
+    assert(results == nil and (weft.is(err, "error") or err.kind == "nomem"), err)
+    if err.kind == "nomem" then
+      error(err, 0)
+    end
+  end,
+  ["tasks of weft.inline"] = function()
+    local sum = 0
+    check(weft.scope({ pool = weft.inline }, function(group)
+      for i = 1, 4 do
+        check(group:go(function()
+          weft.sleep(0)
+          sum = sum + i
+        end))
+      end
+    end))
+  end,
+  ["channels, semaphores and waitgroups"] = function()
+    local ch, sem, wg = weft.channel(2), weft.semaphore(2), weft.waitgroup()
+    check(weft.scope(function(group)
+      check(group:go(function()
+        for i = 1, 5 do
+          sem:acquire()
+          ch:send { i, ("x"):rep(100) }
+          sem:release()
+        end
+        ch:close()
+      end))
+      check(group:go(function() -- cancelled when the other one fails
+        for value in ch:iter() do
+          assert(#value[2] == 100)
+        end
+      end))
+    end))
+    wg:add(1)
+    wg:done()
+    wg:wait()
+  end,
+  ["contexts"] = function()
+    local top = weft.background():with_timeout(100)
+    local ctx = top:with_value("key", { "value" }):with_cancel()
+    assert(ctx:value("key")[1] == "value")
+    top:cancel "enough"
+    assert(ctx:err())
+  end,
+  ["a model call"] = function()
+    local server = assert(require("weft.testing").model_server { reply = "hello" })
+    local model = weft.model.openai { base_url = server.url, api_key = "k", model = "m", retry = { attempts = 1 } }
+    local answer, err = model:chat { prompt = "?" }
+    server:close()
+    assert(answer and answer.text == "hello" or tostring(err):find("memory", 1, true), err)
+    check(answer, err)
+  end,
+  ["a map"] = function()
+    local items = {}
+    for i = 1, 50 do
+      items[i] = i
+    end
+    local out = check(weft.map(weft.background(), items, function(item)
+      return item * 2
+    end))
+    assert(out[50] == 100)
+  end,
+}
+describe("when an allocation fails", function()
+  before_each(leaks.before)
+  after_each(leaks.after)
+
+  for name, scenario in pairs(scenarios) do
+    it(name .. ": an error, and nothing is left", function()
+      assert.is_true(torture("malloc", scenario) > 0)
+    end)
+  end
+end)
+
+describe("when a thread cannot be started", function()
+  before_each(leaks.before)
+  after_each(leaks.after)
+
+  it("a new pool's tasks fail or run on the threads that there are", function()
+    torture("thread", function()
+      local pool = weft.pool { threads = 4 }
+      local group = weft.group { pool = pool, collect = true }
+      local started = 0
+      for _ = 1, 8 do
+        if group:go(function() end) then
+          started = started + 1
+        end
+      end
+      local results, err = group:wait()
+      assert(results.n == started)
+      assert(not err or tostring(err):find "thread")
+      group:close()
+      pool:close()
+    end)
+  end)
+end)
