@@ -29,14 +29,14 @@ LINK = $(CC) $(if $(LIBFLAG),$(LIBFLAG),-shared) -pthread $(SAN_FLAGS) -Wl,-z,no
 # In the order of the data's way: what carries it, what waits, who runs it, what it waits for.
 CORE = platform mem clock buf error parcel waiter block inbox timer io context signals task group \
        pool pool_worker pool_call monitor channel ticker select semaphore waitgroup limiter dict \
-       singleflight budget health http_settings http_request http_response http_error http_socket \
-       http_timeout http_shard http_lane http_turn http sse lines stats
+       singleflight budget health http_settings http_request http_response http_stream http_error \
+       http_socket http_timeout http_shard http_lane http_turn http sse lines stats
 CORE_SRC = $(wildcard $(CORE:%=src/core/%.c))
 # closure → names → ship → encode → decode → scheduler → outcome, and one file a userdata.
 BINDING = module state errors bytecode bytecode_54 bytecode_jit lostwrite vmprobe names ship \
           encode refuse decode shared scheduler park wake coroutines outcome slab worker objects \
           context pool group group_go group_drain group_wait group_task group_leave time channel \
-          ticker select sync limiter dict singleflight budget health sse http
+          ticker select sync limiter dict singleflight budget health sse http http_stream
 BINDING_SRC = $(wildcard $(BINDING:%=src/lua/%.c))
 SERVER = model_timer model_json model_http model_record model_config model_fault model_mock \
          model_reply model_conn model_server lua_model_options lua_model_server

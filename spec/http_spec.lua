@@ -406,10 +406,10 @@ describe("weft.http", function()
     local of = " to weft.http.request: "
 
     it("of options is named", function()
-      refuses("bad option 'metod'" .. of .. "known are body, ca_file, decompress, headers, json, max_body, "
-        .. "max_header, method, timeout, url", { metod = "GET" })
-      refuses("bad option '1'" .. of .. "known are body, ca_file, decompress, headers, json, max_body, "
-        .. "max_header, method, timeout, url", { "x" })
+      refuses("bad option 'metod'" .. of .. "known are body, buffer, ca_file, decompress, headers, json, max_body, "
+        .. "max_header, method, stream, timeout, url", { metod = "GET" })
+      refuses("bad option '1'" .. of .. "known are body, buffer, ca_file, decompress, headers, json, max_body, "
+        .. "max_header, method, stream, timeout, url", { "x" })
       refuses("bad argument 'url'" .. of .. "expected a string, got 5", { url = 5 })
       refuses("bad argument 'method'" .. of .. "expected a string that is not empty, got string", { method = "" })
       refuses("bad argument 'body'" .. of .. "expected a string, got table", { body = {} })

@@ -13,6 +13,7 @@
 local core = require "weft.core"
 local json = require "weft.json"
 local options = require "weft.options"
+local streams = require "weft.http_stream"
 
 local http = {}
 
@@ -34,13 +35,10 @@ Response.__index = Response
 -- @treturn[2] nil
 -- @treturn[2] error of kind "bad_reply", with `status`
 function Response:json()
-  local value, err = json.decode(self.body)
-  if value ~= nil then
-    return value
-  end
-  local message = ("the body of the answer (status %d, %d bytes) is %s"):format(self.status, #self.body, err.message)
-  return nil, core.new_error({ kind = "bad_reply", message = message, status = self.status, cause = err })
+  return streams.decode(self.body, self.status)
 end
+
+streams.refuse_on(Response)
 
 function Response:__tostring()
   return ("weft.http response: status %d, %d bytes"):format(self.status, #self.body)
@@ -57,6 +55,8 @@ local fields = {
   max_header = options.bytes,
   decompress = options.boolean,
   ca_file = options.text,
+  stream = options.boolean,
+  buffer = options.bytes,
 }
 
 local request_fields = { method = options.word, url = options.text }
@@ -155,6 +155,8 @@ local function prepare(what, given, method, url)
     max_header = given.max_header,
     ca_file = given.ca_file,
     decompress = given.decompress ~= false,
+    stream = given.stream,
+    buffer = given.buffer,
   }
 end
 
@@ -162,6 +164,8 @@ local function perform(request)
   local result, err = core.http_request(request)
   if not result then
     return nil, err
+  elseif request.stream and result._stream then
+    return streams.wrap(result, request.max_body)
   end
   return setmetatable(result, Response)
 end
@@ -191,7 +195,10 @@ end
 -- @tparam[opt] number given.max_header bytes of the answer's headers (default: 256 KiB)
 -- @tparam[opt=true] boolean given.decompress offers compression, and undoes it
 -- @tparam[opt] string given.ca_file a PEM file with the certificates to trust instead of the system's
--- @treturn[1] response whatever its status
+-- @tparam[opt=false] boolean given.stream returns as soon as the headers are there; the body is read while it
+--   arrives, and `max_body` holds for @{stream:body} and @{stream:json} alone
+-- @tparam[opt=65536] number given.buffer of a stream: bytes that may wait for the reader before the transfer pauses
+-- @treturn[1] response whatever its status; with `stream` a @{stream}
 -- @treturn[2] nil
 -- @treturn[2] error see above
 -- @raise bad argument or unknown option; an error of kind "canceled" or "deadline"

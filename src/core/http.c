@@ -44,6 +44,7 @@ static void after_fork_in_child(void) {
   memset(&weft_http_counts, 0, sizeof weft_http_counts);
   weft_http_turn_forget();
   weft_http_lanes_forget();
+  weft_http_stream_forget();
   weft_http_shards_forget();
   weft_http_sockets_forget();
 }
@@ -170,6 +171,8 @@ void weft_http_publish(weft_http_transfer *ended) {
   weft_wake(woken);
   while (ended) {
     weft_http_transfer *next = ended->next;
+    if (ended->stream)
+      weft_http_stream_end(ended);
     weft_http_transfer_release(ended);
     ended = next;
   }

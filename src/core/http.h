@@ -43,6 +43,7 @@ enum {
   WEFT_HTTP_CONNECT_TIMEOUT_MS = 30000,
   WEFT_HTTP_MAX_BODY = 64 << 20,
   WEFT_HTTP_MAX_HEADER = 256 << 10,
+  WEFT_HTTP_BUFFER = 64 << 10,
   WEFT_HTTP_LIMIT = 10000,
 };
 
@@ -67,6 +68,8 @@ typedef struct weft_http_request {
   size_t max_body;    /* bytes after decompression; 0: WEFT_HTTP_MAX_BODY */
   size_t max_header;  /* bytes of the answer's headers; 0: WEFT_HTTP_MAX_HEADER */
   uint8_t decompress; /* offers every coding that libcurl knows, and decodes the answer */
+  uint8_t is_stream;  /* the body is read while it arrives, and max_body does not hold */
+  size_t buffer;      /* of a stream: bytes that wait for the reader; 0: WEFT_HTTP_BUFFER */
 } weft_http_request;
 
 typedef struct weft_http_transfer weft_http_transfer;
@@ -116,6 +119,36 @@ int weft_http_next_header(weft_http_transfer *transfer, size_t *position, weft_h
 int weft_http_find_header(weft_http_transfer *transfer, const char *name, weft_http_text *value);
 /* Empty after an error: what arrived by halves is not passed for whole. */
 weft_http_text weft_http_body(weft_http_transfer *transfer);
+
+/* How the end of the body shows: "length", "chunked", "h2" (or later), "close" (the server closes
+ * the connection: a body that was cut short looks whole), or "none" (the answer has no body).
+ * Constant. */
+const char *weft_http_framing(weft_http_transfer *transfer);
+
+/* ---- an answer that is read while it arrives: is_stream ---- */
+
+/* Status, headers and framing are valid from the head on. What has arrived is read before the end,
+ * or the error, is seen. When more than `buffer` bytes wait the transfer pauses until they are
+ * read; as many are with the reader, and libcurl keeps up to 64 KiB more, or what 4 KiB decompress
+ * to. */
+
+/* Queues the waiter for the final headers, or the end: 1. When either is there: 0, nothing queued.
+ */
+int weft_http_wait_head(weft_http_transfer *transfer, weft_waiter *waiter);
+/* The headers are there, even if the transfer failed since. 0 for what is no stream. */
+int weft_http_has_head(weft_http_transfer *transfer);
+/* All that has arrived, borrowed until the next call: WEFT_OK. WEFT_CLOSED: nothing is left, and
+ * weft_http_error tells whether the body is whole. WEFT_WOULD_WAIT: the waiter was queued for news;
+ * WEFT_FORKED. One caller at a time. */
+int weft_http_read(weft_http_transfer *transfer, weft_http_text *bytes, weft_waiter *waiter);
+/* Frees what has arrived and was not read, and what weft_http_read gave. */
+void weft_http_discard(weft_http_transfer *transfer);
+/* Takes the waiter of either out again; nothing when it was claimed, or for what is no stream. */
+void weft_http_unread(weft_http_transfer *transfer, weft_waiter *waiter);
+/* Aborts the transfer when the context is done; once, after its start. Undone by weft_http_unbind,
+ * on the same thread, without which the transfer is never freed. */
+void weft_http_bind(weft_http_transfer *transfer, weft_context *context);
+void weft_http_unbind(weft_http_transfer *transfer);
 
 /* Since the start, in nanoseconds; 0: it did not get so far. */
 typedef struct weft_http_times {

@@ -3,7 +3,8 @@
  * Way of a transfer: http_request.c makes it; http.c takes it from any thread to the I/O thread;
  * http_lane.c queues it; http_turn.c launches and ends it; http_shard.c owns the libcurl handles
  * that run it; http_socket.c ties these to the loop; http_timeout.c watches its time;
- * http_response.c gathers the answer; http_error.c says why it failed. Functions marked [I/O] are
+ * http_response.c gathers the answer, http_stream.c hands it on while it arrives;
+ * http_error.c says why it failed. Functions marked [I/O] are
  * called on the I/O thread only.
  */
 #ifndef WEFT_CORE_HTTP_ENGINE_H
@@ -20,6 +21,7 @@
 typedef struct weft_http_shard weft_http_shard;
 typedef struct weft_http_slot weft_http_slot;
 typedef struct weft_http_lane weft_http_lane;
+typedef struct weft_http_stream weft_http_stream;
 
 enum {
   WEFT_HTTP_SHARD_SIZE = 64, /* transfers in flight; libcurl walks lists of this length */
@@ -30,9 +32,21 @@ enum {
 enum { WEFT_HTTP_NEW, WEFT_HTTP_STARTED, WEFT_HTTP_FINISHED };
 enum { WEFT_HTTP_GET, WEFT_HTTP_HEAD, WEFT_HTTP_POST, WEFT_HTTP_CUSTOM }; /* methods to libcurl */
 /* Why the engine ends a transfer that libcurl would go on with. */
-enum { WEFT_HTTP_GO_ON, WEFT_HTTP_ABORTED, WEFT_HTTP_TIMED_OUT, WEFT_HTTP_NO_WATCH };
+enum {
+  WEFT_HTTP_GO_ON,
+  WEFT_HTTP_ABORTED,
+  WEFT_HTTP_TIMED_OUT,
+  WEFT_HTTP_NO_WATCH,
+  WEFT_HTTP_REFUSED
+};
 /* How far a transfer is. */
-enum { WEFT_HTTP_QUEUED, WEFT_HTTP_CONNECTING, WEFT_HTTP_ASKED, WEFT_HTTP_ANSWERED };
+enum {
+  WEFT_HTTP_QUEUED,
+  WEFT_HTTP_CONNECTING,
+  WEFT_HTTP_ASKED,
+  WEFT_HTTP_ANSWERED,
+  WEFT_HTTP_PAUSED
+};
 /* Why a callback refused to go on. */
 enum {
   WEFT_HTTP_FITS,
@@ -79,10 +93,12 @@ struct weft_http_transfer {
   uint8_t is_queued, is_ended, doom, refusal, step;
   uint8_t expired;        /* the limit that was reached */
   uint8_t has_final_head; /* the blank line after the final answer's headers has been seen */
+  uint8_t is_multiplexed; /* the answer came over HTTP/2 or later */
   size_t header_bytes;    /* of interim answers too */
   int status;
-  weft_buf head;    /* the header lines, each ended by LF */
-  weft_buf content; /* the answer's body */
+  weft_buf head;            /* the header lines, each ended by LF */
+  weft_buf content;         /* the answer's body; empty for a stream */
+  weft_http_stream *stream; /* NULL: the body is gathered; constant */
   weft_error *error;
   weft_http_failure failure;
   weft_http_times times;
@@ -153,6 +169,21 @@ weft_error *weft_http_error_of_name(weft_http_transfer *transfer, CURLcode code,
 size_t weft_http_on_head(char *line, size_t one, size_t size, void *slot);
 size_t weft_http_on_body(char *bytes, size_t one, size_t size, void *slot);
 void weft_http_drop_response(weft_http_transfer *transfer);
+
+/* ---- http_stream.c ---- */
+
+/* Makes the transfer's stream: 1, or 0 without memory. Any thread. */
+int weft_http_stream_new(weft_http_transfer *transfer, size_t buffer);
+void weft_http_stream_free(weft_http_transfer *transfer); /* nothing for what is no stream */
+/* [I/O] The final headers are complete. */
+void weft_http_stream_head(weft_http_transfer *transfer);
+/* [I/O] What libcurl's write callback returns. */
+size_t weft_http_stream_take(weft_http_transfer *transfer, const char *bytes, size_t size);
+/* [I/O] The transfer is finished. */
+void weft_http_stream_end(weft_http_transfer *transfer);
+/* [I/O] Wakes the readers of what has come in this turn. */
+void weft_http_stream_flush(void);
+void weft_http_stream_forget(void); /* in the child of a fork */
 
 /* ---- http_socket.c [I/O] ---- */
 

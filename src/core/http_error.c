@@ -113,8 +113,8 @@ const char *weft_http_limit_name(uint8_t limit) {
 /* What had arrived. */
 static void put_progress(weft_http_transfer *transfer, char *text, size_t size) {
   if (transfer->has_final_head)
-    snprintf(text, size, "status %d and %zu bytes of the body had arrived", transfer->status,
-             transfer->content.size);
+    snprintf(text, size, "status %d and %llu bytes of the body had arrived", transfer->status,
+             (unsigned long long)transfer->failure.received);
   else if (transfer->header_bytes)
     snprintf(text, size, "%zu bytes of headers had arrived", transfer->header_bytes);
   else if (transfer->step == WEFT_HTTP_ASKED)
@@ -138,11 +138,13 @@ static weft_error *timeout_error(weft_http_transfer *transfer) {
 }
 
 static weft_error *libcurl_error(weft_http_transfer *transfer, CURLcode code, const char *reason) {
-  char text[REASON_SIZE];
+  char text[REASON_SIZE], progress[96] = "";
   size_t cause = cause_of(code);
   int is_known = cause < sizeof causes / sizeof *causes;
-  snprintf(text, sizeof text, "%s (curl %d)%s", *reason ? reason : curl_easy_strerror(code),
-           (int)code, is_known ? causes[cause].hint : "");
+  if (transfer->has_final_head)
+    put_progress(transfer, progress, sizeof progress);
+  snprintf(text, sizeof text, "%s (curl %d)%s%s%s", *reason ? reason : curl_easy_strerror(code),
+           (int)code, is_known ? causes[cause].hint : "", *progress ? "; " : "", progress);
   return make(transfer, is_known ? causes[cause].kind : "network", text);
 }
 
@@ -171,6 +173,8 @@ weft_error *weft_http_error_of_name(weft_http_transfer *transfer, CURLcode code,
 weft_error *weft_http_error_of_doom(weft_http_transfer *transfer) {
   if (transfer->doom == WEFT_HTTP_ABORTED)
     return make(transfer, "canceled", "canceled");
+  if (transfer->doom == WEFT_HTTP_REFUSED)
+    return refusal_error(transfer);
   if (transfer->doom == WEFT_HTTP_NO_WATCH)
     return system_error(transfer, transfer->slot ? transfer->slot->system_error : 0);
   return timeout_error(transfer);

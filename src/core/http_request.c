@@ -251,6 +251,7 @@ static void destroy(weft_handle *handle) {
   weft_http_transfer *transfer = (weft_http_transfer *)handle;
   weft_http_drop_request(transfer);
   weft_http_drop_response(transfer);
+  weft_http_stream_free(transfer);
   weft_buf_free(&transfer->head);
   weft_error_release(transfer->error);
   weft_http_quota_release(transfer->quota);
@@ -316,6 +317,8 @@ weft_http_transfer *weft_http_transfer_new(const weft_http_request *request, wef
   *error = parse_url(transfer, request->url);
   if (!*error)
     *error = copy_body(transfer, request->body);
+  if (!*error && request->is_stream && !weft_http_stream_new(transfer, request->buffer))
+    *error = weft_error_new("nomem", "HTTP request: not enough memory");
   if (!*error)
     return transfer;
   weft_http_transfer_release(transfer);

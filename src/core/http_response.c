@@ -1,8 +1,8 @@
 /* http_response.c: gathers the answer and reads it back.
  *
- * Owns the bytes of head and content. The I/O thread writes; once the transfer is finished, any
- * thread reads. Invariant: `head` holds the header lines of the last answer alone, complete ones,
- * each ended by one LF; `content` never exceeds max_body.
+ * Owns the bytes of head and content. The I/O thread writes; once the transfer is finished, or has
+ * the head of a stream, any thread reads. Invariant: `head` holds the header lines of the last
+ * answer alone, complete ones, each ended by one LF; `content` never exceeds max_body.
  */
 #include "http_engine.h"
 
@@ -29,6 +29,7 @@ static int status_of(const char *line, size_t size) {
 
 static void begin_answer(weft_http_transfer *transfer, const char *line, size_t size) {
   transfer->status = status_of(line, size);
+  transfer->is_multiplexed = line[5] >= '2';
   transfer->head.size = 0;
 }
 
@@ -44,17 +45,23 @@ static int append_line(weft_http_transfer *transfer, const char *line, size_t si
   return rc == WEFT_BUF_OK ? weft_buf_putc(head, '\n') : rc;
 }
 
+static void end_head(weft_http_transfer *transfer) {
+  transfer->has_final_head = transfer->status >= 200;
+  if (transfer->has_final_head && transfer->stream)
+    weft_http_stream_head(transfer);
+}
+
 static int take_line(weft_http_transfer *transfer, const char *line, size_t size) {
   if (transfer->has_final_head) /* trailers */
     return WEFT_BUF_OK;
   while (size && (line[size - 1] == '\n' || line[size - 1] == '\r'))
     size--;
-  if (size >= 5 && memcmp(line, "HTTP/", 5) == 0)
+  if (size > 5 && memcmp(line, "HTTP/", 5) == 0)
     begin_answer(transfer, line, size);
   else if (size)
     return append_line(transfer, line, size);
   else
-    transfer->has_final_head = transfer->status >= 200;
+    end_head(transfer);
   return WEFT_BUF_OK;
 }
 
@@ -72,10 +79,23 @@ size_t weft_http_on_head(char *line, size_t one, size_t size, void *slot) {
   return 0;
 }
 
+static size_t take_of_stream(weft_http_transfer *transfer, const char *bytes, size_t size) {
+  size_t taken = weft_http_stream_take(transfer, bytes, size);
+  if (taken == CURL_WRITEFUNC_PAUSE)
+    weft_http_enter(transfer, WEFT_HTTP_PAUSED);
+  else if (taken)
+    transfer->failure.received += size;
+  else if (size)
+    transfer->refusal = WEFT_HTTP_NO_MEMORY;
+  return taken;
+}
+
 size_t weft_http_on_body(char *bytes, size_t one, size_t size, void *slot) {
   weft_http_transfer *transfer = ((weft_http_slot *)slot)->transfer;
   (void)one;
   weft_http_arrived(transfer);
+  if (transfer->stream)
+    return take_of_stream(transfer, bytes, size);
   transfer->failure.received += size;
   int rc = weft_buf_append(&transfer->content, bytes, size);
   if (rc == WEFT_BUF_OK)
@@ -140,4 +160,22 @@ int weft_http_find_header(weft_http_transfer *transfer, const char *name, weft_h
       return 1;
     }
   return 0;
+}
+
+static int ends_with_chunked(weft_http_text value) {
+  static const char word[] = "chunked";
+  size_t size = sizeof word - 1;
+  return value.size >= size && strncasecmp(value.bytes + value.size - size, word, size) == 0;
+}
+
+const char *weft_http_framing(weft_http_transfer *transfer) {
+  weft_http_text value;
+  int status = weft_http_status(transfer);
+  if (transfer->method_kind == WEFT_HTTP_HEAD || status == 204 || status == 304)
+    return "none";
+  if (transfer->is_multiplexed)
+    return "h2";
+  if (weft_http_find_header(transfer, "Transfer-Encoding", &value))
+    return ends_with_chunked(value) ? "chunked" : "close";
+  return weft_http_find_header(transfer, "Content-Length", &value) ? "length" : "close";
 }

@@ -24,10 +24,9 @@ static uint64_t after(weft_http_transfer *transfer, uint64_t since_ns, uint8_t w
 /* The next deadline, and which limit it comes from. */
 static uint64_t deadline_of(weft_http_transfer *transfer, uint8_t *which) {
   static const uint8_t limit_of[] = {
-      [WEFT_HTTP_QUEUED] = WEFT_HTTP_NO_LIMIT,
-      [WEFT_HTTP_CONNECTING] = WEFT_HTTP_CONNECT,
-      [WEFT_HTTP_ASKED] = WEFT_HTTP_FIRST_BYTE,
-      [WEFT_HTTP_ANSWERED] = WEFT_HTTP_IDLE,
+      [WEFT_HTTP_QUEUED] = WEFT_HTTP_NO_LIMIT,  [WEFT_HTTP_CONNECTING] = WEFT_HTTP_CONNECT,
+      [WEFT_HTTP_ASKED] = WEFT_HTTP_FIRST_BYTE, [WEFT_HTTP_ANSWERED] = WEFT_HTTP_IDLE,
+      [WEFT_HTTP_PAUSED] = WEFT_HTTP_NO_LIMIT, /* its reader keeps it waiting */
   };
   uint64_t at_ns = after(transfer, transfer->started_ns, *which = WEFT_HTTP_TOTAL);
   uint64_t step_ns = after(transfer, transfer->step_ns, limit_of[transfer->step]);
@@ -100,7 +99,8 @@ void weft_http_enter(weft_http_transfer *transfer, uint8_t step) {
 void weft_http_arrived(weft_http_transfer *transfer) {
   if (transfer->step != WEFT_HTTP_ANSWERED) {
     weft_http_enter(transfer, WEFT_HTTP_ANSWERED);
-    transfer->times.first_byte_ns = transfer->step_ns - transfer->started_ns;
+    if (!transfer->times.first_byte_ns)
+      transfer->times.first_byte_ns = transfer->step_ns - transfer->started_ns;
   } else if (transfer->limits_ms[WEFT_HTTP_IDLE]) {
     transfer->step_ns = weft_clock_now_ns();
   }

@@ -231,6 +231,7 @@ static void end_turn(weft_io_job *job) {
   launch_queued();
   drive_dirty();
   publish_ended();
+  weft_http_stream_flush();
   if (is_hooked || doomed_head || can_launch())
     weft_http_request_turn();
 }

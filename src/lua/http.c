@@ -5,9 +5,8 @@
  * options table, which is the call's first argument and so outlives the park; a transfer whose
  * userdata is collected is aborted.
  */
-#include "../core/http.h"
-
 #include "errors.h"
+#include "http.h"
 #include "objects.h"
 #include "state.h"
 
@@ -96,7 +95,10 @@ static weft_http_request read_request(lua_State *L) {
   request.max_header = bytes(L, "max_header");
   lua_getfield(L, 1, "decompress");
   request.decompress = (uint8_t)lua_toboolean(L, -1);
-  lua_pop(L, 1);
+  lua_getfield(L, 1, "stream");
+  request.is_stream = (uint8_t)lua_toboolean(L, -1);
+  lua_pop(L, 2);
+  request.buffer = bytes(L, "buffer");
   return request;
 }
 
@@ -150,7 +152,7 @@ static void join_list(lua_State *L) {
   lua_replace(L, list);
 }
 
-static void push_headers(lua_State *L, weft_http_transfer *transfer) {
+void weft_push_http_headers(lua_State *L, weft_http_transfer *transfer) {
   weft_http_header header;
   size_t position = 0;
   lua_newtable(L);
@@ -180,7 +182,7 @@ static void set_time(lua_State *L, const char *name, uint64_t ns) {
   lua_setfield(L, -2, name);
 }
 
-static void push_timings(lua_State *L, const weft_http_times *times) {
+void weft_push_http_timings(lua_State *L, const weft_http_times *times) {
   lua_createtable(L, 0, 8);
   set_time(L, "launched", times->launched_ns);
   set_time(L, "connected", times->connected_ns);
@@ -201,13 +203,19 @@ static void push_answer(lua_State *L, weft_http_transfer *transfer) {
   lua_setfield(L, -2, "status");
   lua_pushlstring(L, body.size ? body.bytes : "", body.size);
   lua_setfield(L, -2, "body");
-  push_headers(L, transfer);
+  weft_push_http_headers(L, transfer);
   lua_setfield(L, -2, "headers");
-  push_timings(L, weft_http_times_of(transfer));
+  weft_push_http_timings(L, weft_http_times_of(transfer));
   lua_setfield(L, -2, "timings");
 }
 
 /* ---- the call ---- */
+
+/* A stream's waiter waits for the headers, another's for the end. */
+static void unwait(weft_http_transfer *transfer, weft_waiter *waiter) {
+  weft_http_unwait(transfer, waiter);
+  weft_http_unread(transfer, waiter);
+}
 
 static void drop(lua_transfer *self) {
   lua_transfer old = *self;
@@ -216,7 +224,7 @@ static void drop(lua_transfer *self) {
   if (!old.transfer)
     return;
   if (old.waiter)
-    weft_http_unwait(old.transfer, old.waiter);
+    unwait(old.transfer, old.waiter);
   if (!weft_http_is_finished(old.transfer))
     weft_http_abort(old.transfer);
   weft_http_transfer_release(old.transfer);
@@ -251,14 +259,35 @@ static void add_failure(lua_State *L, const weft_http_failure *failure) {
   lua_setfield(L, -2, "seconds");
 }
 
+void weft_push_http_error(weft_state *state, lua_State *L, weft_http_transfer *transfer) {
+  weft_push_core_error(state, L, weft_http_error(transfer));
+  add_failure(L, weft_http_failure_of(transfer));
+}
+
+/* The answer to an open stream: the transfer moves on. */
+static int push_stream(weft_state *state, lua_State *L, lua_transfer *self) {
+  lua_createtable(L, 0, 4);
+  weft_push_integer(L, weft_http_status(self->transfer));
+  lua_setfield(L, -2, "status");
+  lua_pushstring(L, weft_http_framing(self->transfer));
+  lua_setfield(L, -2, "framing");
+  weft_push_http_headers(L, self->transfer);
+  lua_setfield(L, -2, "headers");
+  weft_push_http_stream(state, L, &self->transfer);
+  lua_setfield(L, -2, "_stream");
+  drop(self);
+  return 1;
+}
+
 /* Pushes what the call returns. The memory goes at once: the collector does not know its size. */
 static int push_end(weft_state *state, lua_State *L, lua_transfer *self) {
   weft_error *error = weft_http_error(self->transfer);
   luaL_checkstack(L, 20, "answer");
+  if (weft_http_has_head(self->transfer))
+    return push_stream(state, L, self);
   if (error) {
     lua_pushnil(L);
-    weft_push_core_error(state, L, error);
-    add_failure(L, weft_http_failure_of(self->transfer));
+    weft_push_http_error(state, L, self->transfer);
   } else {
     push_answer(L, self->transfer);
   }
@@ -268,7 +297,7 @@ static int push_end(weft_state *state, lua_State *L, lua_transfer *self) {
 
 static void leave_request(weft_park *park) {
   lua_transfer *self = park->object;
-  weft_http_unwait(self->transfer, &park->waiter);
+  unwait(self->transfer, &park->waiter);
   self->waiter = NULL;
   weft_http_abort(self->transfer);
 }
@@ -307,8 +336,10 @@ static lua_transfer *push_transfer(weft_state *state, lua_State *L,
  * @local
  * @tparam table options as `weft.http.request` makes them: `url`, `method`, `body`, `ca_file`:
  *   strings; `headers`: a list of names and values by turns; `connect`, `first_byte`, `idle`,
- *   `attempt`, `total`: seconds; `max_body`, `max_header`: bytes; `decompress`: boolean. Not for two calls at the same time
- * @treturn[1] table `status`, `headers`, `body`, `timings`
+ *   `attempt`, `total`: seconds; `max_body`, `max_header`: bytes; `decompress`: boolean; `stream`:
+ *   boolean; `buffer`: bytes. Not for two calls at the same time
+ * @treturn[1] table `status`, `headers`, `body`, `timings`; of a stream, as soon as the headers are
+ *   there, `status`, `headers`, `framing`, `_stream`
  * @treturn[2] nil
  * @treturn[2] error of kind "timeout", "network", "tls", "too_large", "protocol", "invalid" (the
  *   request), "nomem" or "nothread"
@@ -335,7 +366,7 @@ static int http_request(lua_State *L) {
     drop(take_running(L));
     return weft_fail(state, L, "nothread", "HTTP request: %s", weft_strerror(rc));
   }
-  if (!weft_http_wait(self->transfer, &park->waiter))
+  if (!(request.is_stream ? weft_http_wait_head : weft_http_wait)(self->transfer, &park->waiter))
     return push_end(state, L, take_running(L));
   self->waiter = &park->waiter;
   return weft_park_wait(state, L, park, weft_current_context(state, L, 0));

@@ -21,6 +21,7 @@ void weft_open_ticker(struct weft_state *state, lua_State *L);
 void weft_open_time(struct weft_state *state, lua_State *L);
 void weft_open_sse(struct weft_state *state, lua_State *L);
 void weft_open_http(struct weft_state *state, lua_State *L);
+void weft_open_http_stream(struct weft_state *state, lua_State *L);
 void weft_open_channel(struct weft_state *state, lua_State *L);
 void weft_open_sync(struct weft_state *state, lua_State *L);
 void weft_open_limiter(struct weft_state *state, lua_State *L);
