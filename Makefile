@@ -34,7 +34,7 @@ CORE = platform mem clock buf error parcel waiter block inbox timer io context s
 CORE_SRC = $(wildcard $(CORE:%=src/core/%.c))
 # closure → names → ship → encode → decode → scheduler → outcome, and one file a userdata.
 BINDING = module state errors bytecode bytecode_54 bytecode_jit lostwrite vmprobe names ship \
-          encode refuse decode shared scheduler park wake coroutines outcome slab worker objects \
+          encode refuse decode shared scheduler park wake guest nginx coroutines outcome slab worker objects \
           context pool group group_go group_drain group_wait group_task group_leave time channel \
           ticker select sync limiter dict singleflight budget health sse http http_stream
 BINDING_SRC = $(wildcard $(BINDING:%=src/lua/%.c))

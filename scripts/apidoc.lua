@@ -40,6 +40,7 @@ local sections = {
   { "weft.model", nil, "lua/weft/model/init.lua", "lua/weft/model/openai.lua" },
   { "weft.json", nil, "lua/weft/json.lua" },
   { "weft.progress", nil, "lua/weft/progress.lua" },
+  { "weft.ngx", nil, "lua/weft/ngx.lua", "src/lua/nginx.c" },
   { "weft.testing", nil, "lua/weft/testing.lua", "src/testing/lua_model_server.c" },
 }
 

@@ -9,9 +9,12 @@ set -eu
 
 build="gcc libc6-dev make lua5.4 liblua5.4-dev libcurl4-openssl-dev ca-certificates lua-cjson"
 luajit="luajit2 libluajit2-5.1-dev"
-# Debian's luajit and luajit2 exclude each other; whichever is there stays.
+nginx="nginx libnginx-mod-http-lua wrk procps"
+# Debian's luajit and luajit2 exclude each other; whichever is there stays. Only with luajit2 there is an nginx
+# with Lua; without it the specs of nginx are left out.
 if [ "$(dpkg-query -W -f '${db:Status-Status}' luajit 2>/dev/null || :)" = installed ]; then
   luajit="luajit libluajit-5.1-dev"
+  nginx=""
 fi
 go=golang-go
 if command -v go >/dev/null; then
@@ -21,7 +24,7 @@ tests="libssl-dev zlib1g-dev openssl curl lua-busted lua-check lua-dkjson lua-so
 
 case "${1-}" in
   demo) needed="$build" ;;
-  test) needed="$build $luajit $tests" ;;
+  test) needed="$build $luajit $nginx $tests" ;;
   bench) needed="$build $luajit $go lua-luv lua-cqueues" ;;
   *)
     echo "usage: scripts/deps.sh demo|test|bench" >&2

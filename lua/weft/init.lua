@@ -13,7 +13,7 @@ local weft = {
   inline = "inline", -- as a pool: run tasks in the calling state, where captured variables are shared
 }
 
-local internal = { methods = true, fail_at = true, new_error = true, http_request = true, class = true, null = true }
+local internal = { host = true, methods = true, fail_at = true, new_error = true, http_request = true, class = true, null = true }
 for name, value in pairs(core) do
   if not internal[name] then
     weft[name] = value
@@ -44,7 +44,12 @@ local modules = {
   model = "weft.model",
   json = "weft.json",
   progress = "weft.progress",
+  ngx = "weft.ngx",
 }
+
+if core.host then
+  weft.ngx = require "weft.ngx" -- blocking calls wait through it
+end
 
 return setmetatable(weft, {
   __index = function(_, name)

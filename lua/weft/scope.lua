@@ -59,6 +59,9 @@ function M.shield(seconds, fn, ...)
   end
   check.fn("weft.shield", "fn", fn)
   local ctx = core.current():without_cancel():with_timeout(seconds)
+  if core.host then
+    return core.host.run_under(ctx, fn, ...)
+  end
   local group = core.group(ctx, { pool = "inline" })
   local args = pack(...)
   local outcome

@@ -8,13 +8,13 @@
 #include "mem.h"
 
 static pthread_mutex_t free_lock = PTHREAD_MUTEX_INITIALIZER; /* a leaf: nothing is locked under it */
-static weft_inbox *free_lists[2];                            /* by interruptible; guarded by free_lock */
+static weft_inbox *free_lists[WEFT_INBOX_KINDS];             /* guarded by free_lock */
 
-static weft_inbox *take_free(int interruptible) {
+static weft_inbox *take_free(int kind) {
   pthread_mutex_lock(&free_lock);
-  weft_inbox *inbox = free_lists[interruptible];
+  weft_inbox *inbox = free_lists[kind];
   if (inbox)
-    free_lists[interruptible] = inbox->next_free;
+    free_lists[kind] = inbox->next_free;
   pthread_mutex_unlock(&free_lock);
   return inbox;
 }
@@ -23,10 +23,10 @@ static void renew_lock(void) {
   weft_process_renew_lock(&free_lock);
 }
 
-weft_inbox *weft_inbox_acquire(int interruptible) {
+weft_inbox *weft_inbox_acquire(int kind) {
   static pthread_once_t once = PTHREAD_ONCE_INIT;
   pthread_once(&once, renew_lock);
-  weft_inbox *inbox = take_free(!!interruptible);
+  weft_inbox *inbox = take_free(kind);
   if (inbox)
     return inbox;
   inbox = weft_malloc_aligned(64, sizeof *inbox); /* never freed */
@@ -34,18 +34,19 @@ weft_inbox *weft_inbox_acquire(int interruptible) {
     return NULL;
   atomic_init(&inbox->head, NULL);
   inbox->next_free = NULL;
-  if (weft_parker_init(&inbox->parker, interruptible) != 0) {
+  inbox->kind = (uint8_t)kind;
+  if (weft_parker_init(&inbox->parker, kind == WEFT_INBOX_SCRIPT) != 0) {
     inbox->parker.fd = -1; /* no descriptor left: it still works, signals are seen later */
+    inbox->kind = WEFT_INBOX_WORKER;
     atomic_init(&inbox->parker.state, 0);
   }
   return inbox;
 }
 
 void weft_inbox_release(weft_inbox *inbox) {
-  int interruptible = inbox->parker.fd >= 0;
   pthread_mutex_lock(&free_lock);
-  inbox->next_free = free_lists[interruptible];
-  free_lists[interruptible] = inbox;
+  inbox->next_free = free_lists[inbox->kind];
+  free_lists[inbox->kind] = inbox;
   pthread_mutex_unlock(&free_lock);
 }
 

@@ -12,10 +12,15 @@ typedef struct weft_inbox {
   _Atomic(weft_wait *) head __attribute__((aligned(64))); /* newest first */
   weft_parker parker;
   struct weft_inbox *next_free;
+  uint8_t kind;
 } weft_inbox;
 
-/* An empty inbox, or NULL. `interruptible` as for weft_parker_init. */
-weft_inbox *weft_inbox_acquire(int interruptible);
+/* Whose inbox it is: a worker sleeps on a futex, a script on a descriptor that signals interrupt; for an
+ * event loop the caller gives the parker a descriptor, which then stays the inbox's. */
+enum { WEFT_INBOX_WORKER, WEFT_INBOX_SCRIPT, WEFT_INBOX_LOOP, WEFT_INBOX_KINDS };
+
+/* An empty inbox, or NULL. */
+weft_inbox *weft_inbox_acquire(int kind);
 /* Gives it back. Inboxes are recycled and never freed: a waker that comes late, between its push
  * and its unpark, meets live memory and causes at most one early return from a park. */
 void weft_inbox_release(weft_inbox *inbox);

@@ -221,3 +221,15 @@ void weft_parker_unpark(weft_parker *parker) {
   else if (write(parker->fd, &one, sizeof one) < 0)
     return; /* the counter is full: the sleeper is awake already */
 }
+
+int weft_parker_arm(weft_parker *parker) {
+  uint32_t expected = EMPTY;
+  if (atomic_compare_exchange_strong(&parker->state, &expected, PARKED))
+    return 1;
+  atomic_store(&parker->state, EMPTY);
+  return 0;
+}
+
+void weft_parker_disarm(weft_parker *parker) {
+  atomic_exchange(&parker->state, EMPTY);
+}

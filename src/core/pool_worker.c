@@ -29,7 +29,7 @@ uint32_t weft_pool_hands_locked(weft_pool *pool) {
 
 static weft_worker *new_worker(weft_pool *pool, uint32_t id) {
   weft_worker *worker = weft_malloc_aligned(64, sizeof *worker);
-  weft_inbox *inbox = weft_inbox_acquire(0);
+  weft_inbox *inbox = weft_inbox_acquire(WEFT_INBOX_WORKER);
   if (!worker || !inbox) {
     weft_free(worker);
     if (inbox)

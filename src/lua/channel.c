@@ -1,7 +1,8 @@
 /* channel.c: channels in Lua: values are packed by the sender and unpacked by the receiver.
  *
  * Owns the parcel of a caller that is blocked here: in the memory of the task that it runs, whose own
- * parcel is empty meanwhile, or on the C stack of the main party, which never yields. So a parked
+ * parcel is empty meanwhile, or of the guest, or on the C stack of the main
+ * party, which never yields. So a parked
  * sender or receiver costs nothing. Entered by the state's thread; other threads move parcels out of
  * and into a queued slot. Invariant: when a call ends, however it ends, the slot is empty.
  */
@@ -41,19 +42,6 @@ static int raise_closed(lua_State *L, const char *what, const char *problem) {
   weft_push_error(WEFT_STATE(L), L, "closed", lua_tostring(L, -1));
   weft_add_position(L, 1);
   return lua_error(L);
-}
-
-/* ---- where a blocked caller's value lies ---- */
-
-/* An empty parcel that stays put while the caller of L is blocked; `own` is on its C stack. */
-static weft_parcel *slot_of_caller(weft_state *state, weft_parcel *own) {
-  weft_fiber *fiber = state->scheduler.current;
-  if (fiber) {
-    weft_parcel_clear(&fiber->task->parcel); /* it may have kept memory */
-    return &fiber->task->parcel;
-  }
-  weft_parcel_init(own);
-  return own;
 }
 
 static int raise_canceled(lua_State *L) {
@@ -104,7 +92,7 @@ static int send_value(lua_State *L) {
   weft_parcel own;
   lua_settop(L, 2);
   weft_park_begin(state, L, &send_op, channel);
-  weft_parcel *slot = slot_of_caller(state, &own);
+  weft_parcel *slot = weft_park_slot(state, &own);
   weft_to_parcel(state, L, 2, 1, "value", slot);
   /* anew: packing may have run a finalizer that blocked */
   weft_park *park = weft_park_prepare(state, &send_op, channel);
@@ -191,7 +179,7 @@ static int recv_with(lua_State *L, const weft_park_op *op,
   weft_channel *channel = check_self(L, op->what);
   weft_parcel own;
   weft_park *park = weft_park_begin(state, L, op, channel);
-  weft_parcel *slot = slot_of_caller(state, &own);
+  weft_parcel *slot = weft_park_slot(state, &own);
   int rc = weft_channel_recv_or_wait(channel, slot, &park->waiter);
   if (rc == WEFT_WOULD_WAIT)
     return weft_park_wait(state, L, park, weft_current_context(state, L, 0));
@@ -254,7 +242,8 @@ static int finish_next(lua_State *L, weft_park *park, int source) {
   return push_next(L, park->waiter.slot, weft_waiter_outcome(&park->waiter));
 }
 
-static const weft_park_op next_op = {"channel:iter", finish_next, NULL, leave_recv, abandon_value, 1};
+static const weft_park_op next_op = {"channel:iter", finish_next, NULL, leave_recv, abandon_value,
+                                     WEFT_PARK_HOLDS_HANDLE | WEFT_PARK_STEPS};
 
 static int next_value(lua_State *L) {
   return recv_with(L, &next_op, push_next);

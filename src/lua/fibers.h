@@ -17,6 +17,8 @@ typedef struct weft_fiber_block {
 
 /* Queues a fiber to be resumed. */
 void weft_fiber_push_ready(weft_scheduler *scheduler, weft_fiber *fiber);
+/* Ends the park of a caller that will never go on. */
+void weft_fiber_abandon(weft_scheduler *scheduler, weft_fiber *fiber);
 
 /* ---- wake.c ---- */
 
@@ -32,9 +34,13 @@ void weft_main_wake(weft_wait *wait);
 
 /* ---- park.c ---- */
 
+/* What the caller does once its park has ended; returns as op->finish. */
+int weft_park_finish(lua_State *L, weft_park *park);
 /* Instead of finishing a park. */
 void weft_park_abandon(weft_park *park);
-/* An address that LuaJIT's shims know: the C function yielded and was woken. */
-extern const char weft_continue_token;
+/* Raises: `what` would block below a C function that L runs. */
+int weft_raise_in_c_call(lua_State *L, const char *what);
+/* Words between LuaJIT's shims and us: the C function yielded and was woken; call it again. */
+extern const char weft_continue_token, weft_again_token;
 
 #endif

@@ -148,7 +148,7 @@ int weft_park_for_progress(lua_State *L, const weft_park_op *op, weft_group_body
 static int next_completed(lua_State *L);
 
 static const weft_park_op completed_op = {
-    "group:completed", weft_finish_progress, next_completed, weft_leave_group_park, NULL, 0};
+    "group:completed", weft_finish_progress, next_completed, weft_leave_group_park, NULL, WEFT_PARK_STEPS};
 
 /* Pushes task, value, error. */
 static int push_completed(weft_group_body *group, lua_State *L) {

@@ -7,6 +7,7 @@
 
 #include "errors.h"
 #include "io.h"
+#include "nginx.h"
 #include "objects.h"
 #include "platform.h"
 #include "state.h"
@@ -193,6 +194,7 @@ WEFT_MODULE_API int luaopen_weft_core(lua_State *L) {
   weft_open_http_stream(state, L);
   weft_open_budget(state, L);
   weft_open_health(state, L);
+  weft_open_nginx(state, L);
   lua_newtable(L); /* methods of classes that lua/weft extends */
   expose_methods(L, "weft.context");
   lua_setfield(L, -2, "methods");

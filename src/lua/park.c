@@ -7,6 +7,7 @@
 
 #include "clock.h"
 #include "errors.h"
+#include "guest.h"
 #include "platform.h"
 #include "state.h"
 
@@ -32,6 +33,8 @@ static weft_context *context_of(weft_fiber *fiber, lua_State *L, int own) {
 }
 
 weft_context *weft_current_context(weft_state *state, lua_State *L, int own) {
+  if (state->scheduler.guests && !state->scheduler.current)
+    return weft_guests_context(&state->scheduler, L);
   return context_of(state->scheduler.current, L, own);
 }
 
@@ -39,7 +42,7 @@ weft_context *weft_outer_context(weft_state *state, lua_State *L, int own) {
   weft_fiber *fiber = state->scheduler.current;
   while (fiber && fiber->is_local && fiber->outer && fiber->outer->task == fiber->outer_task)
     fiber = fiber->outer;
-  return context_of(fiber, L, own);
+  return fiber ? context_of(fiber, L, own) : weft_current_context(state, L, own);
 }
 
 int weft_raise_context(weft_state *state, lua_State *L, weft_context *context) {
@@ -63,8 +66,18 @@ static const char *blocking_c_function(lua_State *L) {
   return "a metamethod or finalizer";
 }
 
+int weft_raise_in_c_call(lua_State *L, const char *what) {
+  return luaL_error(
+      L, "%s would block inside a C call (%s), where Lua cannot yield; do it before or after", what,
+      blocking_c_function(L));
+}
+
 void weft_check_can_block(weft_state *state, lua_State *L, const char *what) {
   weft_fiber *fiber = state->scheduler.current;
+  if (!fiber && state->scheduler.guests) {
+    weft_guests_ready(&state->scheduler, L); /* whether it may wait is seen when it must */
+    return;
+  }
   if (!fiber && state->scheduler.main.state == WEFT_FIBER_PARKED)
     luaL_error(L, "%s would block inside a callback of another blocking call", what);
   if (!fiber)
@@ -76,9 +89,7 @@ void weft_check_can_block(weft_state *state, lua_State *L, const char *what) {
         "own coroutine, or start another task",
         what);
   if (!lua_isyieldable(L))
-    luaL_error(L,
-               "%s would block inside a C call (%s), where Lua cannot yield; do it before or after",
-               what, blocking_c_function(L));
+    weft_raise_in_c_call(L, what);
 }
 
 /* ---- parking ---- */
@@ -86,8 +97,13 @@ void weft_check_can_block(weft_state *state, lua_State *L, const char *what) {
 weft_park *weft_park_prepare(weft_state *state, const weft_park_op *op, void *object) {
   weft_scheduler *scheduler = &state->scheduler;
   weft_fiber *fiber = scheduler->current;
-  weft_park *park = fiber ? &fiber->park : &scheduler->main.park;
-  weft_wait_init(&park->wait, fiber ? weft_fiber_wake : weft_main_wake);
+  void (*wake)(weft_wait *) = weft_fiber_wake;
+  if (!fiber) {
+    fiber = scheduler->guests ? weft_guests_next(scheduler) : &scheduler->main;
+    wake = scheduler->guests ? weft_guest_wake : weft_main_wake;
+  }
+  weft_park *park = &fiber->park;
+  weft_wait_init(&park->wait, wake);
   weft_waiter_init(&park->waiter, &park->wait, WEFT_PARK_EVENT);
   park->op = op;
   park->object = object;
@@ -102,10 +118,23 @@ weft_park *weft_park_begin(weft_state *state, lua_State *L, const weft_park_op *
   return weft_park_prepare(state, op, object);
 }
 
+weft_parcel *weft_park_slot(weft_state *state, weft_parcel *own) {
+  weft_fiber *fiber = state->scheduler.current;
+  if (fiber) {
+    weft_parcel_clear(&fiber->task->parcel); /* it may have kept memory */
+    return &fiber->task->parcel;
+  }
+  if (state->scheduler.guests)
+    return weft_guests_slot(&state->scheduler);
+  weft_parcel_init(own);
+  return own;
+}
+
 /* Only what the end of the state would pull away needs it: a worker's state outlives its tasks, and
  * the main party holds what it waits for on its stack. */
 static void hold_object(weft_scheduler *scheduler, weft_fiber *fiber) {
-  if (!fiber->park.op->holds_handle || scheduler->worker || fiber == &scheduler->main)
+  if (!(fiber->park.op->flags & WEFT_PARK_HOLDS_HANDLE) || scheduler->worker ||
+      fiber == &scheduler->main)
     return;
   weft_handle_retain(fiber->park.object);
   fiber->holds_handle = 1;
@@ -117,7 +146,7 @@ static void release_object(weft_fiber *fiber) {
   fiber->holds_handle = 0;
 }
 
-static int finish_park(lua_State *L, weft_park *park) {
+int weft_park_finish(lua_State *L, weft_park *park) {
   int source = weft_wait_winner(&park->wait);
   if (source != WEFT_PARK_EVENT)
     park->op->leave(park);
@@ -139,7 +168,7 @@ void weft_park_abandon(weft_park *park) {
 static int continue_after_yield(lua_State *L, int status, lua_KContext context) {
   (void)status;
   weft_park *park = (weft_park *)context;
-  int rc = finish_park(L, park);
+  int rc = weft_park_finish(L, park);
   return rc == WEFT_AGAIN ? park->op->again(L) : rc;
 }
 #endif
@@ -148,7 +177,7 @@ static int continue_after_yield(lua_State *L, int status, lua_KContext context) 
 int weft_park_continue(lua_State *L) {
   if (lua_touserdata(L, 2) != &weft_continue_token)
     return lua_gettop(L) - 1;
-  int rc = finish_park(L, &WEFT_STATE(L)->scheduler.current->park);
+  int rc = weft_park_finish(L, &WEFT_STATE(L)->scheduler.current->park);
   if (rc != WEFT_AGAIN)
     return rc;
   lua_pushlightuserdata(L, (void *)&weft_again_token);
@@ -215,7 +244,7 @@ static int wait_outside(weft_state *state, lua_State *L, weft_park *park) {
     weft_park_abandon(park);
     return lua_error(L);
   }
-  return finish_park(L, park);
+  return weft_park_finish(L, park);
 }
 
 int weft_park_wait(weft_state *state, lua_State *L, weft_park *park, weft_context *context) {
@@ -224,12 +253,14 @@ int weft_park_wait(weft_state *state, lua_State *L, weft_park *park, weft_contex
   if (!weft_fiber_watch(scheduler, fiber, context) &&
       weft_wait_claim(&park->wait, WEFT_PARK_CANCELED)) {
     if (weft_context_done(context))
-      return finish_park(L, park);
+      return weft_park_finish(L, park);
     weft_park_abandon(park);
     return luaL_error(L, "not enough memory");
   }
   hold_object(scheduler, fiber);
   fiber->state = WEFT_FIBER_PARKED;
   scheduler->parked++;
+  if (fiber->is_guest)
+    return weft_guest_wait(state, L, park);
   return fiber == &scheduler->main ? wait_outside(state, L, park) : yield_fiber(scheduler, L, park);
 }

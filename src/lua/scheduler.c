@@ -8,6 +8,7 @@
 #include "fibers.h"
 
 #include "errors.h"
+#include "guest.h"
 #include "mem.h"
 #include "monitor.h"
 #include "outcome.h"
@@ -216,15 +217,17 @@ void weft_scheduler_start_local(weft_scheduler *scheduler, lua_State *L, weft_fi
 
 /* ---- life ---- */
 
-int weft_scheduler_open(weft_scheduler *scheduler, weft_state *state, weft_worker *worker) {
+int weft_scheduler_open(weft_scheduler *scheduler, weft_state *state, weft_worker *worker,
+                        const weft_guest_loop *loop) {
   scheduler->state = state;
   scheduler->worker = worker;
-  scheduler->inbox = worker ? worker->inbox : weft_inbox_acquire(1);
+  if (loop)
+    return (scheduler->guests = weft_guests_new(loop)) != NULL;
+  scheduler->inbox = worker ? worker->inbox : weft_inbox_acquire(WEFT_INBOX_SCRIPT);
   return scheduler->inbox != NULL;
 }
 
-/* Ends the park of a caller that will never go on. */
-static void abandon_parked(weft_scheduler *scheduler, weft_fiber *fiber) {
+void weft_fiber_abandon(weft_scheduler *scheduler, weft_fiber *fiber) {
   if (weft_wait_claim(&fiber->park.wait, WEFT_PARK_ABANDONED))
     weft_fiber_unpark(scheduler, fiber);
   while (fiber->state == WEFT_FIBER_PARKED) /* the source has claimed, and only has to push */
@@ -234,10 +237,12 @@ static void abandon_parked(weft_scheduler *scheduler, weft_fiber *fiber) {
 }
 
 void weft_scheduler_abandon(weft_scheduler *scheduler, const void *object) {
+  if (scheduler->guests)
+    weft_guests_abandon(scheduler, object);
   for (weft_fiber_block *block = scheduler->blocks; block; block = block->next)
     for (int i = 0; i < WEFT_FIBERS_PER_BLOCK; i++)
       if (block->fibers[i].state == WEFT_FIBER_PARKED && block->fibers[i].park.object == object)
-        abandon_parked(scheduler, &block->fibers[i]);
+        weft_fiber_abandon(scheduler, &block->fibers[i]);
 }
 
 /* The state closes with tasks of weft.inline unfinished: what they wait for lets go, and they end.
@@ -245,7 +250,7 @@ void weft_scheduler_abandon(weft_scheduler *scheduler, const void *object) {
 static void abandon_fiber(weft_scheduler *scheduler, weft_fiber *fiber) {
   weft_task *task = fiber->task;
   if (fiber->state == WEFT_FIBER_PARKED)
-    abandon_parked(scheduler, fiber);
+    weft_fiber_abandon(scheduler, fiber);
   fiber->task = NULL;
   if (task)
     weft_task_end(task, WEFT_TASK_CANCELED);
@@ -258,6 +263,8 @@ static void abandon_all(weft_scheduler *scheduler) {
 }
 
 void weft_scheduler_close(weft_scheduler *scheduler) {
+  if (scheduler->guests)
+    weft_guests_free(scheduler);
   if (scheduler->inbox)
     abandon_all(scheduler);
   while (scheduler->blocks) {

@@ -1,9 +1,9 @@
 /* scheduler.h: one scheduler a Lua state: many tasks as coroutines, parked and woken through the core's
  * waiter mechanism.
  *
- * Three drivers: a worker's thread drives it for ever; a script drives its own while it waits; a
- * blocking call is the same call in both. Everything here belongs to the state's thread, but for what
- * says [any thread].
+ * Three drivers: a worker's thread drives it for ever; a script drives its own while it waits; an event
+ * loop such as nginx is woken and goes on by itself (guest.h). A blocking call is the same call in all of
+ * them. Everything here belongs to the state's thread, but for what says [any thread].
  */
 #ifndef WEFT_LUA_SCHEDULER_H
 #define WEFT_LUA_SCHEDULER_H
@@ -20,12 +20,19 @@ struct weft_state;
 typedef struct weft_fiber weft_fiber;
 typedef struct weft_park weft_park;
 typedef struct weft_watch weft_watch;
+struct weft_guests;
+struct weft_guest_loop;
 
 /* How a park ended. */
 enum { WEFT_PARK_EVENT, WEFT_PARK_CANCELED, WEFT_PARK_ABANDONED };
 
 /* What a finish returns when the call must be tried again from its start; LuaJIT's lua_yield returns -1. */
 enum { WEFT_AGAIN = -2 };
+
+enum {
+  WEFT_PARK_HOLDS_HANDLE = 1, /* object is a weft_handle, kept alive for the length of the park */
+  WEFT_PARK_STEPS = 2         /* an iterator, where returning nil would end a loop in silence */
+};
 
 /* One kind of blocking call. */
 typedef struct weft_park_op {
@@ -40,7 +47,7 @@ typedef struct weft_park_op {
   /* For a caller that will never go on (its state closes, or a signal's hook raised): frees what finish
    * would have, and gives back what the event brought. After leave, unless the event came. May be NULL. */
   void (*abandon)(weft_park *park, int source);
-  uint8_t holds_handle; /* object is a weft_handle, kept alive for the length of the park */
+  uint8_t flags; /* of those above */
 } weft_park_op;
 
 struct weft_park {
@@ -71,12 +78,14 @@ struct weft_fiber {
   uint8_t was_parked : 1; /* the next resume ends a park */
   uint8_t holds_handle : 1; /* a reference to park.object */
   uint8_t kills : 5;      /* how often a loop of it was told in vain that it is cancelled */
+  uint8_t is_guest : 1;   /* of an event loop that is not ours: guest.h */
 };
 
 typedef struct weft_scheduler {
   struct weft_state *state;
   weft_inbox *inbox;
   weft_worker *worker; /* NULL: a host */
+  struct weft_guests *guests; /* of a host that is an event loop; else NULL */
   weft_fiber *volatile current;
   lua_State *volatile running; /* the current fiber's coroutine, or one that its task made; these two
                                   are also read by the signal handler on this thread */
@@ -91,7 +100,9 @@ typedef struct weft_scheduler {
   weft_fiber *starting_fiber;
 } weft_scheduler;
 
-int weft_scheduler_open(weft_scheduler *scheduler, struct weft_state *state, weft_worker *worker);
+/* `loop` is NULL but for a host that is called by an event loop. */
+int weft_scheduler_open(weft_scheduler *scheduler, struct weft_state *state, weft_worker *worker,
+                        const struct weft_guest_loop *loop);
 void weft_scheduler_close(weft_scheduler *scheduler);
 
 /* ---- blocking calls: begin; try, or enqueue park->waiter; wait ---- */
@@ -104,6 +115,9 @@ weft_park *weft_park_prepare(struct weft_state *state, const weft_park_op *op, v
 /* Blocks the caller until the waiter is claimed or `context` is done. A C function returns what this
  * returns, since it may yield; but WEFT_AGAIN, which comes outside of tasks, makes it try again. */
 int weft_park_wait(struct weft_state *state, lua_State *L, weft_park *park, weft_context *context);
+/* An empty parcel that stays put while the caller of L is blocked; `own` is for a caller that never
+ * yields, on its C stack. */
+weft_parcel *weft_park_slot(struct weft_state *state, weft_parcel *own);
 /* What a blocking C function of LuaJIT continues with: see weft_push_function. */
 int weft_park_continue(lua_State *L);
 /* Raises unless a call from L may block; `what` names it. */

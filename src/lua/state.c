@@ -7,7 +7,10 @@
 #include "state.h"
 
 #include "errors.h"
+#include "fibers.h"
+#include "guest.h"
 #include "mem.h"
+#include "nginx.h"
 #include "value.h"
 
 #include <string.h>
@@ -29,11 +32,17 @@ static int close_state(lua_State *L) {
   return 0;
 }
 
-static void push_main_thread(lua_State *L) {
+/* Where the VM does not give the main thread away and the module may be loaded by any coroutine, a
+ * thread of our own will do: nothing ever runs on it. */
+static void push_main_thread(lua_State *L, int has_guests) {
 #if WEFT_LUA54
+  (void)has_guests;
   lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_MAINTHREAD);
 #else
-  lua_pushthread(L); /* the module must be loaded outside of coroutines, or its loader lives on */
+  if (has_guests)
+    lua_newthread(L);
+  else
+    lua_pushthread(L); /* its loader lives on when that is a coroutine */
 #endif
 }
 
@@ -94,8 +103,9 @@ weft_state *weft_state_open(lua_State *L, weft_worker *worker) {
   weft_state *state = find_state(L);
   if (state)
     return state;
+  const weft_guest_loop *loop = worker ? NULL : weft_nginx_loop(L);
   state = new_state(L);
-  push_main_thread(L);
+  push_main_thread(L, loop != NULL);
   state->L = lua_tothread(L, -1);
   luaL_ref(L, LUA_REGISTRYINDEX);
   state->handles = new_map(L, "v");
@@ -108,7 +118,7 @@ weft_state *weft_state_open(lua_State *L, weft_worker *worker) {
   make_guard(state, L);
   weft_ship_open(state, L);
   weft_errors_open(state, L);
-  if (!weft_scheduler_open(&state->scheduler, state, worker))
+  if (!weft_scheduler_open(&state->scheduler, state, worker, loop))
     luaL_error(L, "not enough memory or file descriptors");
   return state;
 }
@@ -116,8 +126,6 @@ weft_state *weft_state_open(lua_State *L, weft_worker *worker) {
 /* ---- functions and classes ---- */
 
 #if !WEFT_LUA54
-extern const char weft_again_token;
-
 /* A C function of LuaJIT cannot go on after a yield: a Lua function around it does. Its first argument
  * stays alive through `finish`, which does what the C function would do after the yield. */
 static const char fixed_shim[] =
@@ -137,15 +145,63 @@ static const char variadic_shim[] = "local f, finish, again = ...\n"
                                     "end\n"
                                     "return call";
 
-static void wrap_in_shim(lua_State *L, weft_state *state, int may_block) {
-  const char *shim = may_block == WEFT_BLOCKS_VARIADIC ? variadic_shim : fixed_shim;
+/* The same for the guests of an event loop: host.wait lets the loop run until the guest is woken. */
+static const char fixed_guest_shim[] =
+    "local f, finish, again, block, host = ...\n"
+    "local call\n"
+    "local function check(a, b, r, ...)\n"
+    "  if r == again then return call(a, b) end\n"
+    "  return r, ...\n"
+    "end\n"
+    "local function settle(a, b, ...)\n"
+    "  local r, number = ...\n"
+    "  if r ~= block then return ... end\n"
+    "  local ok, err = host.wait(number)\n"
+    "  if not ok then return nil, err end\n"
+    "  return check(a, b, finish(a, number))\n"
+    "end\n"
+    "call = function(a, b) return settle(a, b, f(a, b)) end\n"
+    "return call";
+static const char variadic_guest_shim[] =
+    "local f, finish, again, block, host = ...\n"
+    "local function call(a, ...)\n"
+    "  local r, s = f(a, ...)\n"
+    "  if r == block then\n"
+    "    local ok, err = host.wait(s)\n"
+    "    if not ok then return nil, err end\n"
+    "    r, s = finish(a, s)\n"
+    "  end\n"
+    "  if r == again then return call(a, ...) end\n"
+    "  return r, s\n"
+    "end\n"
+    "return call";
+
+static void load_shim(lua_State *L, const char *shim) {
   if (luaL_loadbuffer(L, shim, strlen(shim), WEFT_SHIM_CHUNK) != 0)
     lua_error(L);
   lua_insert(L, -2);
+}
+
+static void push_finish(lua_State *L, weft_state *state, lua_CFunction finish) {
   lua_pushlightuserdata(L, state);
-  lua_pushcclosure(L, weft_park_continue, 1);
+  lua_pushcclosure(L, finish, 1);
   lua_pushlightuserdata(L, (void *)&weft_again_token);
-  lua_call(L, 3, 1);
+}
+
+/* The function is on top of the stack. */
+static void wrap_in_shim(lua_State *L, weft_state *state, int may_block) {
+  int is_variadic = may_block == WEFT_BLOCKS_VARIADIC;
+  if (state->scheduler.guests) {
+    load_shim(L, is_variadic ? variadic_guest_shim : fixed_guest_shim);
+    push_finish(L, state, weft_guest_continue);
+    lua_pushlightuserdata(L, (void *)&weft_block_token);
+    weft_nginx_push_host(L);
+    lua_call(L, 5, 1);
+  } else {
+    load_shim(L, is_variadic ? variadic_shim : fixed_shim);
+    push_finish(L, state, weft_park_continue);
+    lua_call(L, 3, 1);
+  }
 }
 #endif
 

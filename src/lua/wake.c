@@ -6,6 +6,7 @@
  */
 #include "fibers.h"
 
+#include "guest.h"
 #include "mem.h"
 #include "ptrmap.h"
 
@@ -137,7 +138,9 @@ void weft_fiber_unpark(weft_scheduler *scheduler, weft_fiber *fiber) {
   leave_watch(fiber);
   scheduler->parked--;
   fiber->was_parked = 1;
-  if (fiber == &scheduler->main)
+  if (fiber->is_guest)
+    weft_guest_unparked(fiber);
+  else if (fiber == &scheduler->main)
     fiber->state = WEFT_FIBER_READY;
   else
     weft_fiber_push_ready(scheduler, fiber);
@@ -172,7 +175,8 @@ static void deliver_interrupt(weft_scheduler *scheduler, interrupt *message) {
 }
 
 static void deliver(weft_scheduler *scheduler, weft_wait *wait) {
-  if (wait->wake == weft_fiber_wake || wait->wake == weft_main_wake)
+  if (wait->wake == weft_fiber_wake || wait->wake == weft_main_wake ||
+      wait->wake == weft_guest_wake)
     weft_fiber_unpark(scheduler, (weft_fiber *)wait);
   else if (wait->wake == wake_watch)
     deliver_watch(scheduler, (weft_watch *)wait);

@@ -13,6 +13,7 @@
 #include "mem.h"
 #include "monitor.h"
 #include "names.h"
+#include "nginx.h"
 #include "outcome.h"
 #include "slab.h"
 #include "state.h"
@@ -97,6 +98,7 @@ static int open_libraries(lua_State *L) {
   lua_worker *self = lua_touserdata(L, 1);
   luaL_openlibs(L);
   replace_exit(L);
+  weft_nginx_refuse_in_tasks(L);
   weft_names_adopt_paths(L);
   self->state = weft_state_open(L, self->worker);
   weft_open_coroutines(self->state, L);

@@ -1,0 +1,235 @@
+--- weft in nginx (lua-nginx-module, OpenResty): a blocking call in a handler yields the request.
+--
+--     location /ask {
+--       content_by_lua_block {
+--         local weft = require "weft"
+--         local answers, err = weft.all { a = ask_one_model, b = ask_another }
+--       }
+--     }
+--
+-- Blocking calls wait in the phases rewrite, access, content, timer, ssl_cert, ssl_session_fetch and
+-- ssl_client_hello. In the others they return nil and an error of kind "phase" when they would have to wait; the
+-- step of an iterator raises it. Each request has a context, @{current} in its handlers, that is done when
+-- the request has ended: what it started is cancelled then.
+--
+-- The module is loaded by `require "weft"`; outside of nginx it cannot be.
+--
+-- @module weft.ngx
+local core = require "weft.core"
+
+local host = core.host
+if not host then
+  error("weft.ngx is for lua-nginx-module and OpenResty", 2)
+end
+
+local semaphore = require "ngx.semaphore"
+local ngx = ngx -- luacheck: globals ngx
+
+local M = {}
+
+-- ---- waiting ----
+--
+-- One light thread a VM, started by the first call that waits, has a cosocket whose other end the inbox of weft's
+-- scheduler writes to. It posts the semaphore of each caller that was woken.
+
+local FOREVER = 2147483 -- seconds: what fits into nginx's milliseconds
+local TRIES = 3
+
+local folders = { "/tmp", "/dev/shm", "/var/tmp" }
+local semaphores = {} -- by the number of the guest; kept for the next one of that number
+local failures = {} -- why a guest was woken without its event
+local is_serving, is_watching_exit, lingers = false, false, nil
+
+local function post(number)
+  local waited = semaphores[number]
+  if waited and waited:count() < 0 then
+    waited:post(1)
+  else
+    host.drop(number) -- its light thread was killed
+  end
+end
+
+local function deliver()
+  local number = host.take()
+  while number do
+    post(number)
+    number = host.take()
+  end
+end
+
+local function listen()
+  local path, err
+  for _, folder in ipairs(folders) do
+    path, err = host.listen(folder)
+    if path then
+      break
+    end
+  end
+  return path, err
+end
+
+local function connect()
+  local socket = ngx.socket.tcp()
+  socket:settimeouts(5000, 5000, FOREVER * 1000)
+  local path, err = listen()
+  local ok = path
+  if ok then
+    ok, err = socket:connect("unix:" .. path)
+  end
+  if ok then
+    ok, err = host.accept()
+  else
+    host.unlisten()
+  end
+  return ok and socket, tostring(err)
+end
+
+-- Until nobody waits and nobody is expected; or nil and why the connection is lost.
+local function serve()
+  local socket, err = connect()
+  if not socket then
+    return nil, err
+  end
+  while true do
+    repeat
+      deliver()
+      if host.shall_end() then
+        host.disarm()
+        socket:close()
+        return true
+      end
+    until host.arm()
+    local bytes
+    bytes, err = socket:receive(8)
+    host.disarm()
+    if not bytes and err ~= "timeout" then
+      return nil, err
+    end
+  end
+end
+
+local function fail_all(why)
+  for number, waited in pairs(semaphores) do
+    if waited:count() < 0 then
+      failures[number] = why
+      waited:post(1)
+    end
+  end
+end
+
+-- The light thread. While a worker that shuts down closes what is open, those who wait are cancelled and then
+-- waited for once more.
+local function run()
+  local ok, why = true, nil
+  for _ = 1, TRIES do
+    local is_fine
+    is_fine, ok, why = pcall(serve)
+    if not is_fine then
+      ok, why = nil, ok
+    end
+    if ok or host.waiting() == 0 then
+      break
+    end
+    if ngx.worker.exiting() then
+      host.cancel_requests("the nginx worker is shutting down")
+    end
+  end
+  is_serving = false
+  if not ok and host.waiting() > 0 then
+    fail_all(why)
+    ngx.log(ngx.ERR, "weft: callers that wait cannot be woken: ", why)
+  end
+end
+
+local function on_exit(is_exiting)
+  is_watching_exit = false
+  if is_exiting then
+    host.end_when_idle()
+  end
+end
+
+-- A VM that stays keeps its connection until the worker exits: nginx then runs far timers at once. Any other
+-- gives it up whenever nobody waits.
+local function watch_exit()
+  if lingers == nil then
+    lingers = host.may_linger()
+  end
+  if not lingers or ngx.worker.exiting() then
+    host.end_when_idle()
+    is_watching_exit = true
+  else
+    is_watching_exit = ngx.timer.at(FOREVER, on_exit) and true or false
+  end
+end
+
+local function ensure_served()
+  if not is_watching_exit then
+    watch_exit()
+  end
+  if is_serving then
+    return true
+  end
+  local ok, err = ngx.timer.at(0, run)
+  is_serving = ok and true or false
+  return ok, err
+end
+
+-- Called by blocking functions: returns true once the guest is woken, or nil and an error.
+function host.wait(number)
+  local waited = semaphores[number]
+  if not waited or waited:count() ~= 0 then
+    waited = semaphore.new()
+    semaphores[number] = waited
+  end
+  local ok, err = ensure_served()
+  if ok then
+    repeat
+      ok, err = waited:wait(FOREVER)
+    until ok or err ~= "timeout"
+  end
+  local failure = failures[number]
+  failures[number] = nil
+  if ok and not failure then
+    return true
+  end
+  return host.withdraw(number, failure or err)
+end
+
+-- ---- contexts ----
+
+local function leave(ctx, ok, ...)
+  host.leave()
+  ctx:cancel()
+  if not ok then
+    error((...), 0)
+  end
+  return ...
+end
+
+-- Runs fn with ctx as the current context of this coroutine.
+function host.run_under(ctx, fn, ...)
+  if not host.enter(ctx) then
+    return fn(...) -- in a phase that works for no request nothing blocks
+  end
+  return leave(ctx, pcall(fn, ...))
+end
+
+--- Cancels the request's context when the client closes the connection: what the handler waits for then raises an
+-- error of kind "canceled", and the tasks that it started are cancelled. Needs `lua_check_client_abort on`. Without
+-- this call nginx ends the handler in the middle, and its tasks are cancelled all the same.
+-- @function cancel_on_abort
+-- @treturn[1] boolean true
+-- @treturn[2] nil
+-- @treturn[2] error of kind "nginx": `lua_check_client_abort` is off, or ngx.on_abort was called before
+function M.cancel_on_abort()
+  local ctx = core.current()
+  local ok, err = ngx.on_abort(function()
+    ctx:cancel("the client closed the connection")
+  end)
+  if ok then
+    return true
+  end
+  return nil, core.new_error { kind = "nginx", message = "weft.ngx.cancel_on_abort: " .. tostring(err) }
+end
+
+return M
