@@ -204,14 +204,21 @@ describe("a context", function()
     end)
 
     it("ends a sleep", function()
-      local group = weft.group(weft.background():with_timeout(0.001, "time is up"))
-      group:go(function()
-        weft.sleep(math.huge)
-      end)
-      local _, err = group:wait()
-      assert.equal("deadline", err.kind)
-      assert.truthy(tostring(err):find("time is up", 1, true))
-      group:close()
+      local started, seconds = weft.channel(1), 0.001
+      repeat
+        local group = weft.group(weft.background():with_timeout(seconds, "time is up"))
+        local task, refused = group:go("sleeper", function()
+          started:send(true)
+          weft.sleep(math.huge)
+        end)
+        local _, err = group:wait()
+        err = task and err or refused
+        assert.equal("deadline", err.kind)
+        assert.truthy(tostring(err):find("time is up", 1, true))
+        assert.equal(task and "sleeper" or nil, err.task)
+        group:close()
+        seconds = seconds * 2
+      until #started == 1 -- not too late before it began
     end)
   end)
 

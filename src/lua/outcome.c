@@ -133,12 +133,6 @@ void weft_outcome_fail(weft_task *task, weft_error *error) {
   weft_task_end(task, status);
 }
 
-void weft_outcome_not_started(weft_task *task) {
-  weft_error *error = weft_context_error(weft_task_context(task));
-  weft_outcome_fail(task, error);
-  weft_error_release(error);
-}
-
 static int finish_failed(ending *end) {
   if (!run_protected(end, protected_failure))
     end->error = weft_error_new("nomem", "not enough memory");

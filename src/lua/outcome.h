@@ -7,8 +7,6 @@
 /* Ends the task of a fiber whose coroutine returned `rc`. Never raises. Returns 1 when the coroutine
  * may be used again. */
 int weft_outcome(weft_scheduler *scheduler, weft_fiber *fiber, int rc, int nresults);
-/* Ends a task that was cancelled before it ran. */
-void weft_outcome_not_started(weft_task *task);
 /* [any thread] Ends a task that cannot run, without Lua. The error stays the caller's. */
 void weft_outcome_fail(weft_task *task, weft_error *error);
 /* "canceled" and "deadline" are echoes of something else. */

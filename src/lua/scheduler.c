@@ -171,11 +171,9 @@ void weft_scheduler_start(weft_scheduler *scheduler, weft_task *task) {
   lua_State *L = scheduler->state->L;
   atomic_store(&task->runner, scheduler->inbox);
   atomic_store_explicit(&task->status, WEFT_TASK_RUNNING, memory_order_relaxed);
-  if (weft_context_done(weft_task_context(task))) {
-    weft_outcome_not_started(task);
-    return;
-  }
   scheduler->starting = task;
+  if (weft_context_done(weft_task_context(task)))
+    weft_raise_context(scheduler->state, L, weft_task_context(task));
   weft_fiber *fiber = scheduler->starting_fiber = take_fiber(scheduler, L);
   fiber->task = task;
   int count = unpack_task(scheduler, L, task);

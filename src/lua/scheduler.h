@@ -138,7 +138,8 @@ void weft_scheduler_abandon(weft_scheduler *scheduler, const void *object);
 
 /* ---- running ---- */
 
-/* Starts a task of a pool: unpacks and runs it until it parks or ends. */
+/* Starts a task of a pool: unpacks and runs it until it parks or ends. What raises, its context being
+ * done already among it, leaves it as `starting`, for the driver to fail. */
 void weft_scheduler_start(weft_scheduler *scheduler, weft_task *task);
 /* For a task of weft.inline, in two steps: a fiber with room for `count` values, or a raise; */
 weft_fiber *weft_scheduler_reserve(weft_scheduler *scheduler, lua_State *L, int count);

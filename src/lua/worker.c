@@ -186,7 +186,7 @@ static int loop(lua_State *L) {
   }
 }
 
-/* The error of a task that could not be unpacked is on top of L. */
+/* The error of a task that could not be unpacked, or was cancelled before, is on top of L. */
 static int fail_starting(lua_State *L) {
   lua_worker *self = lua_touserdata(L, 2);
   weft_task *task = self->state->scheduler.starting;
