@@ -28,7 +28,7 @@ LINK = $(CC) $(if $(LIBFLAG),$(LIBFLAG),-shared) -pthread $(SAN_FLAGS) -Wl,-z,no
 
 # In the order of the data's way: what carries it, what waits, who runs it, what it waits for.
 CORE = platform mem clock buf error parcel waiter block inbox timer io context signals task group \
-       pool pool_worker pool_call monitor channel ticker select semaphore waitgroup limiter dict \
+       queue pool pool_worker pool_call monitor channel ticker select semaphore waitgroup limiter dict \
        singleflight budget health http_settings http_request http_response http_stream http_error \
        http_socket http_timeout http_shard http_lane http_turn http sse lines stats
 CORE_SRC = $(wildcard $(CORE:%=src/core/%.c))

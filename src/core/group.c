@@ -1,8 +1,10 @@
 /* group.c: the errgroup: counts tasks, keeps the first error, collects what has ended.
  *
- * Owns its context, the ended tasks and the list of waiters. The owner thread adds and takes; workers
- * end tasks. Invariant: `state` counts the owner and every task that has not ended; whoever brings it
- * to zero frees the group, and nobody else touches the group after taking its own share away.
+ * Owns its context, the ended tasks and the list of waiters. The owner thread adds and takes;
+ * workers end tasks. Invariant: the lower half of `state` counts the shares: the owner's, and one
+ * of every task that has not ended. Whoever brings it to zero frees the group, and nobody else
+ * touches the group after taking its own share away. The upper half says whether leaving concerns a
+ * waiter; since it is in the same word, one exchange both looks and leaves.
  *
  * Lock order: a group's lock is a leaf but for the wait's claim; waiters are woken after unlocking.
  */
@@ -16,7 +18,7 @@
 
 #include <string.h>
 
-enum { ONE = 2, HAS_WAITERS = 1 };
+enum { WAKE_SHIFT = 32 };
 
 weft_group *weft_group_make(weft_context *parent, weft_pool *pool, uint32_t limit,
                             int is_collecting) {
@@ -31,7 +33,7 @@ weft_group *weft_group_make(weft_context *parent, weft_pool *pool, uint32_t limi
   group->process = weft_process_generation();
   if (pool)
     group->pool = weft_pool_retain(pool);
-  atomic_init(&group->state, ONE);
+  atomic_init(&group->state, 1);
   pthread_mutex_init(&group->lock, NULL);
   atomic_fetch_add_explicit(&weft_live.groups, 1, memory_order_relaxed);
   return group;
@@ -57,6 +59,22 @@ static void destroy(weft_group *group) {
   weft_free(group);
 }
 
+/* Leavers look closer when fewer tasks than this run. Called under lock. */
+static void set_wake_below(weft_group *group, uint32_t below) {
+  uint64_t change = (uint64_t)below - group->wake_below; /* wraps around when it sinks */
+  group->wake_below = below;
+  atomic_fetch_add(&group->state, change << WAKE_SHIFT);
+}
+
+static void forget_gone_waiters(weft_group *group) {
+  uint32_t below = 0;
+  for (weft_waiter *waiter = group->waiters.head; waiter; waiter = waiter->next)
+    if (waiter->weight > below)
+      below = waiter->weight;
+  if (below != group->wake_below)
+    set_wake_below(group, below);
+}
+
 /* Claims those waiters for whom few enough tasks run. Called under lock. */
 static void claim_waiters(weft_group *group, uint32_t running, weft_wait **woken) {
   weft_waiter *waiter = group->waiters.head;
@@ -66,18 +84,16 @@ static void claim_waiters(weft_group *group, uint32_t running, weft_wait **woken
       weft_waitlist_claim(&group->waiters, waiter, woken);
     waiter = next;
   }
-  if (!group->waiters.head)
-    atomic_fetch_and(&group->state, ~(uint64_t)HAS_WAITERS);
+  forget_gone_waiters(group);
 }
 
 /* Takes shares away under the lock, which whoever frees the group has held after us. */
 static void leave_slowly(weft_group *group, uint32_t count) {
   weft_wait *woken = NULL;
   pthread_mutex_lock(&group->lock);
-  uint64_t shares = (uint64_t)count * ONE;
-  uint64_t left = (atomic_fetch_sub(&group->state, shares) - shares) >> 1;
+  uint32_t left = (uint32_t)atomic_fetch_sub(&group->state, count) - count;
   if (left > 0)
-    claim_waiters(group, (uint32_t)left - 1, &woken);
+    claim_waiters(group, left - 1, &woken);
   pthread_mutex_unlock(&group->lock);
   if (left == 0)
     destroy(group);
@@ -86,10 +102,9 @@ static void leave_slowly(weft_group *group, uint32_t count) {
 }
 
 static void leave(weft_group *group, uint32_t count) {
-  uint64_t shares = (uint64_t)count * ONE;
   uint64_t state = atomic_load_explicit(&group->state, memory_order_relaxed);
-  while (!(state & HAS_WAITERS) && state > shares + ONE)
-    if (atomic_compare_exchange_weak(&group->state, &state, state - shares))
+  while ((uint32_t)state > count && (uint32_t)state - count > state >> WAKE_SHIFT)
+    if (atomic_compare_exchange_weak(&group->state, &state, state - count))
       return; /* neither the last nor waited for: the group is not ours to touch any more */
   leave_slowly(group, count);
 }
@@ -105,7 +120,7 @@ void weft_group_drop(weft_group *group) {
 }
 
 void weft_group_add(weft_group *group, uint32_t count) {
-  atomic_fetch_add_explicit(&group->state, (uint64_t)count * ONE, memory_order_relaxed);
+  atomic_fetch_add_explicit(&group->state, count, memory_order_relaxed);
 }
 
 void weft_group_unadd(weft_group *group, uint32_t count) {
@@ -128,6 +143,7 @@ weft_task *weft_group_take_ended(weft_group *group) {
   weft_task *oldest = NULL;
   while (newest) {
     weft_task *next = newest->next;
+    __builtin_prefetch(&newest->parcel.inline_bytes);
     newest->next = oldest;
     oldest = newest;
     newest = next;
@@ -173,13 +189,14 @@ int weft_group_wait_below(weft_group *group, uint32_t below, weft_waiter *waiter
   if (is_of_other_process(group))
     return 0;
   pthread_mutex_lock(&group->lock);
-  atomic_fetch_or(&group->state, HAS_WAITERS); /* before the look: a leaver sees it, or we see him */
+  if (below > group->wake_below) /* before the look: a leaver sees it, or we see him */
+    set_wake_below(group, below);
   int must_wait = !is_reached(group, below);
   if (must_wait) {
     waiter->weight = below;
     weft_waitlist_push(&group->waiters, waiter);
-  } else if (!group->waiters.head) {
-    atomic_fetch_and(&group->state, ~(uint64_t)HAS_WAITERS);
+  } else {
+    forget_gone_waiters(group);
   }
   pthread_mutex_unlock(&group->lock);
   return must_wait;
@@ -188,8 +205,7 @@ int weft_group_wait_below(weft_group *group, uint32_t below, weft_waiter *waiter
 void weft_group_unwait(weft_group *group, weft_waiter *waiter) {
   pthread_mutex_lock(&group->lock);
   weft_waitlist_remove(&group->waiters, waiter);
-  if (!group->waiters.head)
-    atomic_fetch_and(&group->state, ~(uint64_t)HAS_WAITERS);
+  forget_gone_waiters(group);
   pthread_mutex_unlock(&group->lock);
 }
 

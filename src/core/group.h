@@ -17,13 +17,15 @@ struct weft_group {
   uint32_t process;      /* the fork generation that it was made in */
   void *owner;           /* the binding's; of the owner thread */
   uint8_t is_collecting; /* a failure does not cancel; constant */
-  /* (tasks that have not ended + 1 for the owner) * 2 + 1 when somebody waits */
+  /* tasks that have not ended + 1 for the owner; above 32 bits: those who leave must look closer when
+     fewer tasks than this run, since somebody waits for that; 0: nobody waits */
   _Atomic uint64_t state __attribute__((aligned(64)));
   _Atomic(weft_task *) ended; /* newest first; taken by the owner */
   pthread_mutex_t lock;
   /* guarded by lock */
   weft_waitlist waiters;   /* weight: woken when fewer tasks than this run */
   weft_error *first_error; /* retained */
+  uint32_t wake_below;     /* the upper half of state */
 };
 
 /* As weft_group_new; `pool` may be NULL. */
@@ -45,12 +47,12 @@ void weft_group_fail(weft_group *group, weft_error *error);
 weft_error *weft_group_first_error(weft_group *group); /* with a reference, or NULL */
 
 static inline int weft_group_has_waiters(weft_group *group) {
-  return (int)(atomic_load_explicit(&group->state, memory_order_relaxed) & 1);
+  return atomic_load_explicit(&group->state, memory_order_relaxed) >> 32 != 0;
 }
 
 /* Tasks that have not ended. */
 static inline uint32_t weft_group_running(weft_group *group) {
-  return (uint32_t)(atomic_load_explicit(&group->state, memory_order_acquire) >> 1) - 1;
+  return (uint32_t)atomic_load_explicit(&group->state, memory_order_acquire) - 1;
 }
 
 /* [owner] The tasks that ended since the last call, oldest first, linked by next; they are the

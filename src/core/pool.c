@@ -37,19 +37,21 @@ void weft_pool_free(weft_pool *pool) {
     weft_free(pool->workers[i]);
   }
   weft_free(pool->workers);
+  weft_queue_free(&pool->queue);
   pthread_mutex_destroy(&pool->lock);
   weft_free(pool);
 }
 
 weft_pool *weft_pool_make(const weft_pool_config *config, const weft_runtime *runtime, void *user,
                           void (*free_user)(void *)) {
-  weft_pool *pool = weft_calloc(1, sizeof *pool);
+  weft_pool *pool = weft_malloc_aligned(64, sizeof *pool);
   weft_worker **workers = weft_calloc(WEFT_POOL_MAX_THREADS, sizeof *workers);
   if (!pool || !workers) {
     weft_free(pool);
     weft_free(workers);
     return NULL;
   }
+  memset(pool, 0, sizeof *pool);
   weft_process_watch_forks();
   weft_handle_init(&pool->handle, &weft_pool_type);
   pool->runtime = runtime;
@@ -134,7 +136,7 @@ static void adopt_after_fork(weft_pool *pool) {
   if (atomic_load(&pool->process) != weft_process_generation()) {
     init_lock(pool);
     atomic_store(&pool->places, 0); /* what the lost threads used stays unfreed */
-    pool->head = pool->tail = NULL;
+    pool->queue = (weft_queue){0};
     pool->idle = NULL;
     pool->ending = 0;
     atomic_store(&pool->threads, 0);
@@ -153,16 +155,6 @@ static void lock_pool(weft_pool *pool) {
   pthread_mutex_lock(&pool->lock);
 }
 
-static void append(weft_pool *pool, weft_task *task) {
-  task->next = NULL;
-  if (pool->tail)
-    pool->tail->next = task;
-  else
-    pool->head = task;
-  pool->tail = task;
-  atomic_fetch_add(&pool->queued, 1);
-}
-
 static int is_full(weft_pool *pool) {
   return pool->queue_limit && atomic_load(&pool->queued) >= pool->queue_limit;
 }
@@ -173,8 +165,10 @@ int weft_pool_submit(weft_pool *pool, weft_task *task) {
   int rc = pool->is_closing ? WEFT_CLOSED : is_full(pool) ? WEFT_WOULD_WAIT : WEFT_OK;
   if (rc == WEFT_OK)
     rc = weft_pool_find_hands_locked(pool, &idle, &fresh);
+  if (rc == WEFT_OK && !weft_queue_put(&pool->queue, task))
+    rc = WEFT_NOMEM; /* whoever was found finds nothing */
   if (rc == WEFT_OK)
-    append(pool, task);
+    weft_pool_add_queued_locked(pool, 1);
   pthread_mutex_unlock(&pool->lock);
   if (idle)
     weft_worker_wake(idle);
@@ -220,7 +214,7 @@ int weft_pool_resize(weft_pool *pool, uint32_t threads) {
   lock_pool(pool);
   atomic_store(&pool->max_threads, threads);
   weft_worker *idle = take_all_idle(pool); /* those too many end, the others sleep again */
-  if (!idle && (pool->head || weft_pool_has_stealable(pool)))
+  if (!idle && (atomic_load(&pool->queued) > 0 || weft_pool_has_stealable(pool)))
     fresh = weft_pool_reserve_locked(pool);
   for (weft_worker *next; idle; idle = next) {
     next = idle->next_idle;

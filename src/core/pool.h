@@ -8,6 +8,7 @@
 
 #include "handle.h"
 #include "inbox.h"
+#include "queue.h"
 #include "ring.h"
 #include "task.h"
 #include "waiter.h"
@@ -54,18 +55,19 @@ struct weft_pool {
   char name[16];
   uint32_t queue_limit; /* 0: none */
   int nice;
+  uint8_t may_spin;          /* constant */
   _Atomic uint32_t process;  /* the fork generation that the threads live in */
-  _Atomic uint32_t queued;   /* tasks in the list below */
-  _Atomic uint32_t spinning; /* workers that look for work before they sleep */
-  _Atomic uint32_t idle_count;
   _Atomic uint32_t threads;  /* that run or are being started; changed under lock */
   _Atomic uint32_t max_threads; /* changed under lock */
   _Atomic uint32_t places;   /* entries of `workers` in use; only grows, under lock */
   weft_worker **workers;     /* their memory stays until the pool is freed */
-  uint8_t may_spin;          /* constant */
-  pthread_mutex_t lock;
+  _Atomic uint32_t idle_count; /* changed under lock */
+  /* what each submit and each take touches: one cache line */
+  pthread_mutex_t lock __attribute__((aligned(64)));
+  _Atomic uint32_t queued;   /* tasks in `queue`; changed under lock */
+  _Atomic uint32_t spinning; /* workers that look for work before they sleep */
   /* guarded by lock */
-  weft_task *head, *tail;
+  weft_queue queue;
   weft_worker *idle;
   uint32_t ending; /* how many of `threads` take no task any more */
   uint8_t is_closing, is_orphan;           /* takes no more; the last worker frees the pool */
@@ -84,7 +86,7 @@ weft_pool *weft_pool_retain(weft_pool *pool);
 extern const weft_handle_type weft_pool_type;
 
 /* Queues a task that its group has counted in. WEFT_OK (the task is the pool's), or it stays the
- * caller's: WEFT_WOULD_WAIT (queue full), WEFT_CLOSED, WEFT_NOTHREAD. */
+ * caller's: WEFT_WOULD_WAIT (queue full), WEFT_CLOSED, WEFT_NOTHREAD, WEFT_NOMEM. */
 int weft_pool_submit(weft_pool *pool, weft_task *task);
 /* Queues a waiter for room in the queue; 0 when there is some. */
 int weft_pool_wait_room(weft_pool *pool, weft_waiter *waiter);

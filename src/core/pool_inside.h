@@ -22,6 +22,12 @@ int weft_pool_find_hands_locked(weft_pool *pool, weft_worker **idle, weft_worker
 /* Any thread; a guess without locks. */
 int weft_pool_has_stealable(weft_pool *pool);
 
+/* Without a locked instruction, since only holders of the lock write it. */
+static inline void weft_pool_add_queued_locked(weft_pool *pool, uint32_t change) {
+  uint32_t queued = atomic_load_explicit(&pool->queued, memory_order_relaxed);
+  atomic_store_explicit(&pool->queued, queued + change, memory_order_release);
+}
+
 static inline void weft_worker_wake(weft_worker *worker) {
   weft_parker_unpark(&worker->inbox->parker);
 }

@@ -47,7 +47,8 @@ static weft_worker *new_worker(weft_pool *pool, uint32_t id) {
  * run fail with `error`. */
 static void leave_pool(weft_worker *worker, weft_error *error) {
   weft_pool *pool = worker->pool;
-  weft_task *stranded = NULL;
+  weft_queue stranded = {0};
+  weft_task *task;
   weft_wait *woken = NULL;
   const weft_runtime *runtime = pool->runtime;
   pthread_mutex_lock(&pool->lock);
@@ -55,8 +56,8 @@ static void leave_pool(weft_worker *worker, weft_error *error) {
   worker->is_started = worker->is_ending = 0;
   int is_last = atomic_fetch_sub(&pool->threads, 1) == 1;
   if (weft_pool_hands_locked(pool) == 0) {
-    stranded = pool->head;
-    pool->head = pool->tail = NULL;
+    stranded = pool->queue;
+    pool->queue = (weft_queue){0};
     atomic_store(&pool->queued, 0);
     weft_waitlist_claim_all(&pool->room_waiters, &woken);
   }
@@ -67,11 +68,9 @@ static void leave_pool(weft_worker *worker, weft_error *error) {
   weft_wake(woken);
   if (must_free)
     weft_pool_free(pool);
-  while (stranded) {
-    weft_task *next = stranded->next;
-    runtime->fail(stranded, error);
-    stranded = next;
-  }
+  while (weft_queue_take(&stranded, &task, 1))
+    runtime->fail(task, error);
+  weft_queue_free(&stranded);
   weft_error_release(error);
 }
 
@@ -172,32 +171,26 @@ static void claim_room_waiters(weft_pool *pool, weft_wait **woken) {
   }
 }
 
-/* Moves a fair share of the queue into the worker's ring and returns the first task. */
+/* Moves a fair share of the queue into the worker's ring, which is empty, and returns the first
+ * task. */
 static weft_task *take_batch(weft_worker *worker) {
   weft_pool *pool = worker->pool;
+  weft_task *batch[WEFT_RING_BATCH];
   weft_wait *woken = NULL;
   pthread_mutex_lock(&pool->lock);
-  weft_task *first = pool->head;
   uint32_t queued = atomic_load_explicit(&pool->queued, memory_order_relaxed);
-  uint32_t share = queued / atomic_load(&pool->threads) + 1, taken = 0;
-  if (share > WEFT_RING_BATCH)
-    share = WEFT_RING_BATCH;
-  while (pool->head && taken < share) {
-    weft_task *task = pool->head;
-    __builtin_prefetch(task->next);
-    if (taken > 0 && !weft_ring_put(&worker->ring, task))
-      break;
-    pool->head = task->next;
-    taken++;
-  }
-  if (!pool->head)
-    pool->tail = NULL;
-  atomic_fetch_sub(&pool->queued, taken);
-  claim_room_waiters(pool, &woken);
+  uint32_t share = queued / atomic_load_explicit(&pool->threads, memory_order_relaxed) + 1;
+  uint32_t taken =
+      weft_queue_take(&pool->queue, batch, share < WEFT_RING_BATCH ? share : WEFT_RING_BATCH);
+  for (uint32_t i = 1; i < taken; i++)
+    weft_ring_put(&worker->ring, batch[i]); /* under the lock: see decide */
+  weft_pool_add_queued_locked(pool, -taken);
+  if (pool->room_waiters.head)
+    claim_room_waiters(pool, &woken);
   pthread_mutex_unlock(&pool->lock);
   weft_wake(woken);
   worker->lean_takes = taken > 1 ? 0 : worker->lean_takes + 1;
-  return first;
+  return taken ? batch[0] : NULL;
 }
 
 /* A worker's memory stays until the pool goes, so a victim's ring may always be read. */
@@ -285,7 +278,8 @@ enum { LOOK_AGAIN, SLEEP, END };
 
 static int decide(weft_worker *worker, int has_parked) {
   weft_pool *pool = worker->pool;
-  if (pool->head || !weft_inbox_is_empty(worker->inbox))
+  if (atomic_load_explicit(&pool->queued, memory_order_relaxed) > 0 ||
+      !weft_inbox_is_empty(worker->inbox))
     return LOOK_AGAIN;
   if (weft_pool_has_stealable(pool))
     return LOOK_AGAIN;

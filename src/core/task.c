@@ -1,8 +1,8 @@
 /* task.c: making, ending and cancelling a task.
  *
- * Owns a task's memory, name and own context. Entered by the thread that the task belongs to; cancel
- * by any thread that keeps the group alive. Invariant: weft_task_end is the last that a worker does
- * with a task and its group.
+ * Owns the memory of tasks, their names and own contexts. Entered by the thread that the task
+ * belongs to; cancel by any thread that keeps the group alive. Invariant: weft_task_end is the last
+ * that a worker does with a task and its group.
  */
 #include "task.h"
 
@@ -11,7 +11,15 @@
 
 #include <string.h>
 
-enum { CACHE_MOST = 1024 };
+enum { CACHE_MOST = 1024, TASKS_PER_BLOCK = 64 };
+
+/* Memory for tasks that are made at about the same time by one thread: they mostly go together,
+ * too. */
+struct weft_task_block {
+  _Atomic uint32_t shares; /* of places whose task may still come or was not freed */
+  uint32_t used;           /* the making thread's */
+  weft_task tasks[TASKS_PER_BLOCK];
+};
 
 /* All but the parcel. */
 static void init_task(weft_task *task, weft_group *group) {
@@ -26,10 +34,34 @@ static void init_task(weft_task *task, weft_group *group) {
 }
 
 weft_task *weft_task_new(weft_group *group) {
-  weft_task *task = weft_malloc(sizeof *task);
+  weft_task *task = weft_malloc_aligned(64, sizeof *task);
   if (!task)
     return NULL;
   init_task(task, group);
+  task->place = 0;
+  weft_parcel_init(&task->parcel);
+  return task;
+}
+
+static void leave_block(struct weft_task_block *block, uint32_t shares) {
+  if (atomic_fetch_sub_explicit(&block->shares, shares, memory_order_acq_rel) == shares)
+    weft_free(block);
+}
+
+/* The next place of the cache's block, or of a new one. */
+static weft_task *new_in_block(weft_task_cache *cache) {
+  struct weft_task_block *block = cache->block;
+  if (!block) {
+    block = cache->block = weft_malloc_aligned(64, sizeof *block);
+    if (!block)
+      return NULL;
+    atomic_init(&block->shares, TASKS_PER_BLOCK);
+    block->used = 0;
+  }
+  weft_task *task = &block->tasks[block->used++];
+  if (block->used == TASKS_PER_BLOCK)
+    cache->block = NULL;
+  task->place = (uint8_t)block->used;
   weft_parcel_init(&task->parcel);
   return task;
 }
@@ -42,7 +74,12 @@ static void empty_task(weft_task *task) {
 
 static void free_empty_task(weft_task *task) {
   weft_parcel_clear(&task->parcel);
-  weft_free(task);
+  if (!task->place)
+    weft_free(task);
+  else
+    leave_block((struct weft_task_block *)((char *)(task - (task->place - 1)) -
+                                           offsetof(struct weft_task_block, tasks)),
+                1);
 }
 
 void weft_task_free(weft_task *task) {
@@ -52,11 +89,14 @@ void weft_task_free(weft_task *task) {
 
 weft_task *weft_task_take(weft_task_cache *cache, weft_group *group) {
   weft_task *task = cache->free;
-  if (!task)
-    return weft_task_new(group);
-  cache->free = task->next;
-  cache->count--;
-  init_task(task, group);
+  if (task) {
+    cache->free = task->next;
+    cache->count--;
+  } else {
+    task = new_in_block(cache);
+  }
+  if (task)
+    init_task(task, group);
   return task;
 }
 
@@ -77,7 +117,9 @@ void weft_task_cache_free(weft_task_cache *cache) {
     cache->free = task->next;
     free_empty_task(task);
   }
-  cache->count = 0;
+  if (cache->block)
+    leave_block(cache->block, TASKS_PER_BLOCK - cache->block->used);
+  *cache = (weft_task_cache){0};
 }
 
 weft_context *weft_task_context(weft_task *task) {
@@ -110,7 +152,6 @@ void weft_task_end(weft_task *task, uint8_t status) {
   atomic_store_explicit(&task->status, status, memory_order_release);
   weft_group_task_ended(task->group, task);
 }
-
 
 void weft_task_set_error(weft_task *task, weft_error *error) {
   weft_handle *handle = &weft_error_retain(error)->handle;

@@ -13,27 +13,31 @@ typedef struct weft_task weft_task;
 
 enum { WEFT_TASK_QUEUED, WEFT_TASK_RUNNING, WEFT_TASK_DONE, WEFT_TASK_FAILED, WEFT_TASK_CANCELED };
 
+/* Two cache lines: tasks of one block are in the hands of different threads. */
 struct weft_task {
   weft_task *next; /* of the list it is in */
   struct weft_group *group;
   _Atomic(struct weft_inbox *) runner; /* of the scheduler that started it; NULL: none yet */
   _Atomic(weft_context *) own_context; /* made when first asked for; NULL: the group's will do */
   char *name;                          /* owned; NULL: none */
-  weft_parcel parcel;                  /* before the end: what to run; after: the result */
   uint32_t index;                      /* from 1, in the order of go */
   uint8_t kind;                        /* the binding's to use */
   _Atomic uint8_t status;
-};
+  uint8_t place;                       /* in its block, from 1; 0: in memory of its own */
+  weft_parcel parcel;                  /* before the end: what to run; after: the result */
+} __attribute__((aligned(64)));
 
 /* NULL: no memory. Starts out QUEUED. */
 weft_task *weft_task_new(struct weft_group *group);
 /* Frees it and drops its parcel. */
 void weft_task_free(weft_task *task);
 
-/* Tasks to use again, of one thread. Starts as zeros. */
+/* Tasks to use again, of one thread, and the block of memory that new ones are made in. Starts as zeros.
+ * A block is freed with its last task, by whoever frees that. */
 typedef struct weft_task_cache {
   weft_task *free;
-  uint32_t count;
+  struct weft_task_block *block;
+  uint32_t count; /* of `free` */
 } weft_task_cache;
 /* As weft_task_new and weft_task_free. */
 weft_task *weft_task_take(weft_task_cache *cache, struct weft_group *group);

@@ -14,8 +14,6 @@
 #include <signal.h>
 #include <string.h>
 
-static const char task_context_key;
-
 weft_context *weft_check_context(weft_state *state, lua_State *L, int index, const char *what,
                                  int own) {
   if (lua_isnoneornil(L, index))
@@ -27,7 +25,7 @@ weft_context *weft_check_context(weft_state *state, lua_State *L, int index, con
 static weft_context *check_self(lua_State *L, const char *what) {
   weft_state *state = WEFT_STATE(L);
   weft_object *object = lua_touserdata(L, 1);
-  lua_rawgetp(L, LUA_REGISTRYINDEX, &task_context_key);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, state->task_context);
   int is_current = lua_rawequal(L, 1, -1);
   lua_pop(L, 1);
   if (object && is_current)
@@ -326,8 +324,7 @@ static int signal_context(lua_State *L) {
 }
 
 void weft_push_task_context(weft_state *state, lua_State *L) {
-  (void)state;
-  lua_rawgetp(L, LUA_REGISTRYINDEX, &task_context_key);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, state->task_context);
 }
 
 void weft_open_context(weft_state *state, lua_State *L) {
@@ -353,5 +350,5 @@ void weft_open_context(weft_state *state, lua_State *L) {
   *object = (weft_object){NULL, NULL};
   lua_insert(L, -2);
   lua_setmetatable(L, -2);
-  lua_rawsetp(L, LUA_REGISTRYINDEX, &task_context_key);
+  state->task_context = luaL_ref(L, LUA_REGISTRYINDEX);
 }

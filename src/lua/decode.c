@@ -7,7 +7,7 @@
 
 #include "names.h"
 
-enum { STACK_OBJECTS = 48 };
+enum { STACK_OBJECTS = 48, FEW_UPVALUES = 8 };
 
 typedef struct fixup { /* a captured variable whose function was not built yet */
   uint32_t function, index, target;
@@ -25,6 +25,7 @@ typedef struct decoder {
   fixup *fixups;
   uint32_t fixup_count, fixup_capacity;
   uint32_t unbuilt; /* set by a reference to a function that is being built: its number + 1 */
+  uint32_t depth;   /* of functions */
 } decoder;
 
 static inline uint64_t get_varint(decoder *d) {
@@ -151,7 +152,8 @@ static void get_function(decoder *d, const weft_code *code) {
   uint32_t number = d->count++;
   if (number == 0)
     d->state->ship.first_where = code->where;
-  luaL_checkstack(L, code->upvalue_count + 8, "upvalues");
+  if (d->depth++ > 0 || code->upvalue_count > FEW_UPVALUES) /* else weft_decode made room */
+    luaL_checkstack(L, code->upvalue_count + 16, "upvalues");
   weft_ship_push_factory(d->state, L, code);
   for (int i = 1; i <= code->upvalue_count; i++) {
     d->unbuilt = 0;
@@ -160,6 +162,7 @@ static void get_function(decoder *d, const weft_code *code) {
       note_fixup(d, number, (uint32_t)i);
   }
   d->unbuilt = 0;
+  d->depth--;
   weft_ship_call_factory(d->state, L, code);
   keep_object(d, number);
 }
@@ -327,7 +330,7 @@ int weft_decode(weft_state *state, lua_State *L, const weft_parcel *parcel) {
   if (parcel->size == 0)
     return 0;
   state->ship.first_where = NULL;
-  luaL_checkstack(L, count + STACK_OBJECTS + 16, "message");
+  luaL_checkstack(L, count + STACK_OBJECTS + FEW_UPVALUES + 24, "message");
   d.order = few_tables;
   d.table_capacity = 8;
   if (parcel->data[0] & WEFT_HAS_OBJECTS)

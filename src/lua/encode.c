@@ -65,10 +65,10 @@ static inline int put_number(weft_buf *out, lua_State *L, int index) {
 enum { NOT_PLAIN = 1 };
 
 /* A WEFT_BUF_ code, or NOT_PLAIN. */
-static inline int put_plain(weft_buf *out, lua_State *L, int index) {
+static inline int put_plain(weft_buf *out, lua_State *L, int index, int type) {
   size_t size;
   const char *bytes;
-  switch (lua_type(L, index)) {
+  switch (type) {
   case LUA_TNIL:
     return weft_buf_putc(out, WEFT_TAG_NIL);
   case LUA_TBOOLEAN:
@@ -83,12 +83,26 @@ static inline int put_plain(weft_buf *out, lua_State *L, int index) {
   }
 }
 
+int weft_encode_small(lua_State *L, int index, weft_parcel *parcel) {
+  weft_buf out = {.data = parcel->data,
+                  .capacity = parcel->capacity ? parcel->capacity : WEFT_PARCEL_INLINE};
+  int type = lua_type(L, index);
+  if (type == LUA_TSTRING && weft_rawlen(L, index) + 12 > out.capacity)
+    return 0;
+  out.data[out.size++] = 0;
+  if (put_plain(&out, L, index, type) != WEFT_BUF_OK)
+    return 0;
+  parcel->size = (uint32_t)out.size;
+  parcel->count = 1;
+  return 1;
+}
+
 int weft_encode_plain(weft_state *state, lua_State *L, int first, int count) {
   weft_parcel_writer *writer = &state->writer;
   weft_parcel_writer_reset(writer);
   int rc = weft_buf_putc(&writer->buf, 0);
   for (int i = 0; i < count && rc == WEFT_BUF_OK; i++)
-    rc = put_plain(&writer->buf, L, first + i);
+    rc = put_plain(&writer->buf, L, first + i, lua_type(L, first + i));
   if (rc == WEFT_BUF_OK)
     return 1;
   weft_parcel_writer_reset(writer);
@@ -112,8 +126,8 @@ static void add_pending(weft_encoder *e, uint32_t object) {
 }
 
 /* Its number when it was written before; else -1 and it has one now. */
-static int64_t see(weft_encoder *e, int index) {
-  int64_t seen = weft_ptrmap_see(&e->scratch->seen, lua_topointer(e->L, index));
+static int64_t see(weft_encoder *e, const void *object) {
+  int64_t seen = weft_ptrmap_see(&e->scratch->seen, object);
   if (seen == WEFT_PTRMAP_NOMEM)
     check(e, WEFT_BUF_NOMEM);
   e->has_objects |= seen >= 0;
@@ -162,7 +176,7 @@ static void put_table(weft_encoder *e, int index) {
     put_name(e, name, size);
     return;
   }
-  int64_t seen = see(e, index);
+  int64_t seen = see(e, lua_topointer(L, index));
   if (seen >= 0) {
     check(e, put_tagged(e->out, WEFT_TAG_REFERENCE, (uint64_t)seen));
     return;
@@ -193,6 +207,28 @@ static void note_cell(weft_encoder *e, const void *id, uint32_t function, uint32
   scratch->cells[scratch->cell_count++] = (weft_cell){id, function, index};
 }
 
+static void note_cells(weft_encoder *e, int index, uint32_t function, const weft_code *code) {
+  for (int i = 1; i <= code->upvalue_count; i++)
+    if (!weft_ship_is_env(code, i))
+      note_cell(e, lua_upvalueid(e->L, index, i), function, (uint32_t)i);
+}
+
+/* Variables can only be shared when there are two functions: those of the first are looked up when
+ * the second comes, provided that it is one of the message's own values, which stay in their
+ * places. */
+static void note_function(weft_encoder *e, int index, uint32_t function, const weft_code *code) {
+  if (e->scratch->function_count++ == 0 && index >= e->first && index <= e->last) {
+    e->lone = index;
+    e->lone_code = code;
+    e->lone_number = function;
+    return;
+  }
+  if (e->lone)
+    note_cells(e, e->lone, e->lone_number, e->lone_code);
+  e->lone = 0;
+  note_cells(e, index, function, code);
+}
+
 static void put_value(weft_encoder *e, int index);
 
 static void put_code(weft_encoder *e, weft_code *code) {
@@ -207,26 +243,25 @@ static void put_code(weft_encoder *e, weft_code *code) {
   }
 }
 
-static void put_upvalues(weft_encoder *e, int index, uint32_t function, const weft_code *code) {
+static void put_upvalues(weft_encoder *e, int index, const weft_code *code) {
   lua_State *L = e->L;
+  int top = lua_gettop(L);
   const char *outer_label = e->label;
   uint32_t outer_parent = e->parent;
   uint8_t was_guarded = e->is_guarded;
-  luaL_checkstack(L, 16, "function");
+  luaL_checkstack(L, 16 + code->upvalue_count, "function");
   e->is_guarded = 1;
   e->depth++;
   e->parent = UINT32_MAX;
   for (int i = 1; i <= code->upvalue_count; i++) {
     const char *name = lua_getupvalue(L, index, i);
     e->label = name && *name ? name : "?";
-    if (weft_ship_is_env(code, i)) {
+    if (weft_ship_is_env(code, i))
       check(e, weft_buf_putc(e->out, WEFT_TAG_GLOBALS));
-    } else {
-      put_value(e, lua_gettop(L));
-      note_cell(e, lua_upvalueid(L, index, i), function, (uint32_t)i);
-    }
-    lua_pop(L, 1);
+    else
+      put_value(e, top + i);
   }
+  lua_settop(L, top);
   e->is_guarded = was_guarded;
   e->depth--;
   e->parent = outer_parent;
@@ -234,11 +269,11 @@ static void put_upvalues(weft_encoder *e, int index, uint32_t function, const we
 }
 
 static void put_new_function(weft_encoder *e, int index, weft_code *code) {
-  uint32_t function = e->scratch->seen.count - 1;
-  e->scratch->function_count++;
   put_code(e, code);
-  if (code->upvalue_count)
-    put_upvalues(e, index, function, code);
+  if (code->upvalue_count) {
+    note_function(e, index, e->scratch->seen.count - 1, code);
+    put_upvalues(e, index, code);
+  }
 }
 
 /* Code that was shipped before is no module's function; anything else may be. */
@@ -266,7 +301,7 @@ static void put_function(weft_encoder *e, int index) {
                : "functions that capture functions are nested too deeply");
     return;
   }
-  int64_t seen = see(e, index);
+  int64_t seen = see(e, lua_topointer(L, index));
   if (seen >= 0)
     check(e, put_tagged(e->out, WEFT_TAG_REFERENCE, (uint64_t)seen));
   else
@@ -300,13 +335,13 @@ static void put_userdata(weft_encoder *e, int index) {
 }
 
 static void put_value(weft_encoder *e, int index) {
-  int rc = put_plain(e->out, e->L, index);
+  int type = lua_type(e->L, index), rc = put_plain(e->out, e->L, index, type);
   if (rc != NOT_PLAIN) {
     check(e, rc);
     return;
   }
   void *pointer;
-  switch (lua_type(e->L, index)) {
+  switch (type) {
   case LUA_TTABLE:
     put_table(e, index);
     break;
@@ -456,6 +491,8 @@ static void encode_once(weft_encoder *e, int first, int count) {
   weft_parcel_writer_reset(&state->writer);
   reset_scratch(&state->scratch);
   check(e, weft_buf_putc(e->out, 0));
+  e->first = first;
+  e->last = first + count - 1;
   for (int i = 0; i < count; i++) {
     e->number = is_task ? i : i + 1;
     put_value(e, first + i);

@@ -55,6 +55,10 @@ typedef struct weft_encoder {
   int depth;            /* of functions */
   uint32_t names_known; /* the state's when this writing began */
   uint8_t is_guarded, has_objects;
+  int first, last; /* stack indices of the message's own values */
+  int lone;        /* of the only function so far whose variables were not noted yet, or 0 */
+  uint32_t lone_number;
+  const weft_code *lone_code;
 } weft_encoder;
 
 /* Raises "<path>: <type> cannot be sent; <advice>". The culprit is on top of the stack, which it

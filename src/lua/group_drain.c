@@ -96,8 +96,6 @@ static void drain(weft_group_body *group, lua_State *L, int env) {
   lua_rawgeti(L, env, WEFT_GROUP_RESULTS);
   while (task) {
     weft_task *next = task->next;
-    if (next)
-      __builtin_prefetch(next);
     if (task->kind == WEFT_KIND_LOCAL) {
       /* its outcome has never left the state */
     } else if (task->status == WEFT_TASK_DONE && weft_decode_plain(L, &task->parcel)) {

@@ -8,6 +8,7 @@
 #include "errors.h"
 #include "mem.h"
 #include "pool.h"
+#include "vmprobe.h"
 
 #include <string.h>
 
@@ -167,6 +168,8 @@ static int try_start(weft_group_body *group, lua_State *L, int function) {
     return weft_fail(group->state, L, rc == WEFT_CLOSED ? "closed" : "thread",
                      "the task could not be started: %s",
                      rc == WEFT_CLOSED ? "the pool is closed" : weft_strerror(rc));
+  if (weft_is_result_dropped(L, group->state->ship.wanted_offset))
+    return 0; /* nobody will see a task object */
   weft_push_task(group->state, L, group->count);
   return 1;
 }

@@ -1,7 +1,7 @@
 /* outcome.c: the end of a task: results and errors on their way to the group's owner.
  *
- * Owns nothing. Entered by the thread that ran the task. Invariant: whatever happens, memory running
- * out included, the task ends exactly once and its group hears of it.
+ * Owns nothing. Entered by the thread that ran the task. Invariant: whatever happens, memory
+ * running out included, the task ends exactly once and its group hears of it.
  */
 #include "outcome.h"
 
@@ -146,15 +146,24 @@ static int is_returned_failure(lua_State *co, int count) {
   return count >= 2 && lua_isnil(co, -count) && !lua_isnil(co, -count + 1);
 }
 
-static int encode_results(ending *end) {
-  lua_State *co = end->fiber->co;
-  weft_state *state = end->scheduler->state;
-  if (!end->fiber->is_local && weft_encode_plain(state, co, lua_gettop(co) - end->count + 1,
-                                                 end->count) &&
-      weft_parcel_finish(&state->writer, &end->fiber->task->parcel) == WEFT_BUF_OK) {
-    end->fiber->task->parcel.count = (uint32_t)end->count;
-    return 1;
+/* The commonest ending: a task of a pool that returns plain values. Never raises. */
+static int end_plainly(weft_scheduler *scheduler, weft_fiber *fiber, int count) {
+  lua_State *co = fiber->co;
+  weft_parcel *parcel = &fiber->task->parcel;
+  if (fiber->is_local || is_returned_failure(co, count))
+    return 0;
+  if (count != 1 || !weft_encode_small(co, -1, parcel)) {
+    weft_parcel_writer *writer = &scheduler->state->writer;
+    if (!weft_encode_plain(scheduler->state, co, lua_gettop(co) - count + 1, count) ||
+        weft_parcel_finish(writer, parcel) != WEFT_BUF_OK)
+      return 0;
+    parcel->count = (uint32_t)count;
   }
+  weft_task_end(fiber->task, WEFT_TASK_DONE);
+  return 1;
+}
+
+static int encode_results(ending *end) {
   if (!run_protected(end, protected_results))
     return 0;
   if (!end->fiber->is_local) {
@@ -175,6 +184,8 @@ static int unwind(lua_State *co, int rc) {
 
 int weft_outcome(weft_scheduler *scheduler, weft_fiber *fiber, int rc, int nresults) {
   lua_State *co = fiber->co;
+  if (rc == 0 && end_plainly(scheduler, fiber, nresults))
+    return 1;
   ending end = {.scheduler = scheduler, .fiber = fiber, .count = nresults, .is_raised = rc != 0};
   weft_parcel_init(&end.parcel);
   if (rc == 0 && is_returned_failure(co, nresults)) {

@@ -163,13 +163,14 @@ static int unpack_task(weft_scheduler *scheduler, lua_State *L, weft_task *task)
   int count = weft_decode(scheduler->state, L, &task->parcel);
   weft_parcel_empty(&task->parcel);
   weft_push_task_context(scheduler->state, L);
-  lua_insert(L, -count);
+  if (count > 1)
+    lua_insert(L, -count);
   return count + 1;
 }
 
 void weft_scheduler_start(weft_scheduler *scheduler, weft_task *task) {
   lua_State *L = scheduler->state->L;
-  atomic_store(&task->runner, scheduler->inbox);
+  atomic_store_explicit(&task->runner, scheduler->inbox, memory_order_release);
   atomic_store_explicit(&task->status, WEFT_TASK_RUNNING, memory_order_relaxed);
   scheduler->starting = task;
   if (weft_context_done(weft_task_context(task)))

@@ -148,6 +148,10 @@ void weft_scheduler_start_local(weft_scheduler *scheduler, lua_State *L, weft_fi
                                 weft_task *task, int count);
 /* Runs what is woken or ready, once. Returns how much that was. */
 int weft_scheduler_turn(weft_scheduler *scheduler);
+/* 1 when a turn would find nothing. */
+static inline int weft_scheduler_is_quiet(weft_scheduler *scheduler) {
+  return !scheduler->ready_head && weft_inbox_is_empty(scheduler->inbox);
+}
 /* After an error in weft_scheduler_start: gives the fiber of the task that did not start back. */
 void weft_scheduler_drop_starting(weft_scheduler *scheduler);
 /* [any thread] Tells the scheduler that started the task that its context is done. */

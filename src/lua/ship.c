@@ -360,6 +360,7 @@ void weft_ship_call_factory(weft_state *state, lua_State *L, const weft_code *co
 void weft_ship_open(weft_state *state, lua_State *L) {
   state->ship.prototype_offset = weft_probe_prototype(L);
   state->ship.array_offset = weft_probe_array_size(L);
+  state->ship.wanted_offset = weft_probe_wanted(L);
   lua_newtable(L);
   lua_newtable(L);
   lua_pushliteral(L, "v");

@@ -43,6 +43,7 @@ typedef struct weft_ship {
   const char *first_where; /* of the first function in the message that was decoded last, or NULL */
   size_t prototype_offset; /* see vmprobe.h; 0: the portable way */
   size_t array_offset;     /* the same */
+  size_t wanted_offset;    /* the same */
 } weft_ship;
 
 void weft_ship_open(struct weft_state *state, lua_State *L);

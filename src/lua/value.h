@@ -37,6 +37,9 @@ void weft_encode(struct weft_state *state, lua_State *L, int first, int count, c
 /* The same for plain values (nil, booleans, numbers, strings), without ever raising: 1; or 0 with
  * nothing written when one of them is something else or memory ran out. */
 int weft_encode_plain(struct weft_state *state, lua_State *L, int first, int count);
+/* The same for one value that is a short plain one, straight into an empty parcel: 1, or 0 with nothing
+ * written. */
+int weft_encode_small(lua_State *L, int index, weft_parcel *parcel);
 /* Moves what was encoded into an empty parcel. Raises when there is no memory. */
 void weft_encode_finish(struct weft_state *state, lua_State *L, weft_parcel *parcel, int count);
 /* All three at once. */

@@ -174,7 +174,7 @@ static int loop(lua_State *L) {
   weft_scheduler *scheduler = &self->state->scheduler;
   lua_settop(L, 0);
   for (;;) {
-    int did = weft_scheduler_turn(scheduler);
+    int did = weft_scheduler_is_quiet(scheduler) ? 0 : weft_scheduler_turn(scheduler);
     weft_task *task = weft_worker_next(self->worker);
     if (task)
       weft_scheduler_start(scheduler, task);
