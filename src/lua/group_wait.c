@@ -6,6 +6,7 @@
 #include "group_body.h"
 
 #include "errors.h"
+#include "outcome.h"
 
 /* Pushes { kind = "joined", errors = {…}, message } of all weft_group_failures, in the order of go.
  */
@@ -46,6 +47,16 @@ static void push_first_error(weft_group_body *group, lua_State *L, int errors, w
   lua_pop(L, 1);
 }
 
+/* When the caller was cancelled and so the group, the end of the group may reach the caller before
+ * its own cancellation does: it raises all the same. */
+static void raise_if_echo(weft_group_body *group, lua_State *L, weft_error *first) {
+  weft_context *current = weft_current_context(group->state, L, 0);
+  if (!first || !weft_is_echo_kind(weft_error_kind(first)) || !weft_context_done(current))
+    return;
+  weft_error_release(first);
+  weft_raise_context(group->state, L, current);
+}
+
 /* Pushes what wait returns when every task has ended: results and error. */
 static int push_outcome(weft_group_body *group, lua_State *L) {
   weft_group_drain(group, L, 1);
@@ -54,6 +65,7 @@ static int push_outcome(weft_group_body *group, lua_State *L) {
   weft_push_integer(L, group->count);
   lua_setfield(L, results, "n");
   weft_error *first = group->core ? weft_group_first_error(group->core) : NULL;
+  raise_if_echo(group, L, first);
   uint32_t failed = group->core && !first ? 0 : weft_group_failures(group);
   if (!first && !failed)
     return 1;
