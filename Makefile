@@ -38,8 +38,12 @@ BINDING = module state errors bytecode bytecode_54 bytecode_jit lostwrite vmprob
           context pool group group_go group_drain group_wait group_task group_leave time channel \
           ticker select sync limiter dict singleflight budget health sse http http_stream
 BINDING_SRC = $(wildcard $(BINDING:%=src/lua/%.c))
-SERVER = model_timer model_json model_http model_record model_config model_fault model_mock \
-         model_reply model_conn model_server lua_model_options lua_model_server
+SERVER = model_timer model_arena model_json model_json_write model_gzip model_http model_record \
+         model_style model_config model_fault model_ask model_template model_mock model_content \
+         model_turn model_api model_vector model_openai model_anthropic model_ollama model_head \
+         model_quota model_answer model_reply model_conn model_server lua_model_reader \
+         lua_model_style lua_model_faults lua_model_replies lua_model_matcher \
+         lua_model_options lua_model_server
 SERVER_SRC = $(SERVER:%=src/testing/%.c)
 
 CORE_OBJ = $(CORE_SRC:src/core/%.c=$(CORE_BUILD)/%.o)

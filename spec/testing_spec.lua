@@ -1,103 +1,17 @@
 -- The model server, met by real HTTP clients: curl, and raw sockets for what curl would hide.
 
+local clients = require "spec.support.model_client"
 local json = require "dkjson"
 local socket = require "socket"
 local testing = require "weft.testing"
 
-local servers = {}
-
-local function start(options)
-  local server = assert(testing.model_server(options))
-  servers[#servers + 1] = server
-  return server
-end
-
-local function shell(command)
-  local pipe = assert(io.popen(command))
-  local output = pipe:read("*a")
-  pipe:close()
-  return output
-end
-
-local function quote(text)
-  return "'" .. text:gsub("'", "'\\''") .. "'"
-end
-
-local function chat(model, text)
-  return json.encode({ model = model, messages = { { role = "user", content = text } } })
-end
-
--- Returns { status, headers (as one text), body, exit (of curl) }.
-local function curl(url, body, flags)
-  local data = body and "--data-binary " .. quote(body) or ""
-  local output = shell(("curl -sS -i -m 20 %s %s %s 2>&1; code=$?; echo; echo exit $code")
-    :format(flags or "", data, quote(url)))
-  local text, exit = output:match("^(.*)\nexit (%d+)\n$")
-  local headers, rest = text:match("(HTTP/.-\r\n)\r\n(.*)$")
-  return {
-    status = tonumber(text:match("HTTP/1.1 (%d+)")),
-    headers = headers or "",
-    body = rest or text,
-    exit = tonumber(exit),
-  }
-end
-
-local function ask(server, model, text, flags)
-  return curl(server.url .. "/chat/completions", chat(model, text), flags)
-end
-
-local function content(response)
-  return assert(json.decode(response.body)).choices[1].message.content
-end
-
-local function error_of(response)
-  return assert(json.decode(response.body)).error
-end
-
--- Raw connections: the kernel's buffers hold what is sent, so that one thread can be client here.
-
-local function connect(server)
-  local client = assert(socket.connect("127.0.0.1", server.port))
-  client:settimeout(20)
-  return client
-end
-
-local function post(body, path)
-  return ("POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s")
-    :format(path or "/v1/chat/completions", #body, body)
-end
-
-local function receive(client)
-  local status_line = assert(client:receive("*l"))
-  local response = { status = tonumber(status_line:match("^HTTP/1.1 (%d+)")), headers = {} }
-  for line in function() return assert(client:receive("*l")) end do
-    if line == "" then break end
-    local name, value = line:match("^([^:]+): (.*)$")
-    response.headers[name:lower()] = value
-  end
-  local size = tonumber(response.headers["content-length"])
-  response.body = size and size > 0 and assert(client:receive(size)) or ""
-  return response
-end
-
--- Waits until the server's own thread has come so far.
-local function eventually(server, counter, value)
-  local last
-  for _ = 1, 4000 do
-    last = server:stats()[counter]
-    if last == value then return end
-    socket.sleep(0.005)
-  end
-  error(("%s is %s, not %s"):format(counter, last, value), 2)
-end
+local start, shell, quote, chat = clients.start, clients.shell, clients.quote, clients.chat
+local curl, ask, content, error_of = clients.curl, clients.ask, clients.content, clients.error_of
+local connect, post, receive = clients.connect, clients.post, clients.receive
+local eventually = clients.eventually
 
 describe("weft.testing.model_server", function()
-  after_each(function()
-    for i = #servers, 1, -1 do
-      servers[i]:close()
-      servers[i] = nil
-    end
-  end)
+  after_each(clients.close)
 
   describe("answers", function()
     it("in the shape of chat completions", function()
@@ -135,25 +49,17 @@ describe("weft.testing.model_server", function()
 
     it("echo every character, however it was escaped", function()
       local server = start()
-      local sent = [[{"messages":[{"content":"first"},{"content":]]
+      local sent = [[{"messages":[{"role":"user","content":"first"},{"role":"user","content":]]
         .. [["q\" b\\ n\n t\t u\u00e9 \uD83D\uDE00 \ud83d! \u0001 é 😀"}],"model":"m\u002d1"}]]
       local response = curl(server.url .. "/chat/completions", sent)
       assert.equal('echo: q" b\\ n\n t\t ué 😀 \239\191\189! \1 é 😀', content(response))
       assert.equal("m-1", server:requests()[1].model)
     end)
 
-    it("stay valid JSON when the request was not", function()
-      local server = start()
-      local response = curl(server.url .. "/chat/completions",
-        '{"model":"m","messages":[{"content":"a\255b\192\175c\237\160\128"}')
-      local r = "\239\191\189"
-      assert.equal("echo: a" .. r .. "b" .. r .. r .. "c" .. r .. r .. r, content(response))
-    end)
-
     it("find the model at the top and the text in content parts", function()
       local server = start()
       local response = curl(server.url .. "/chat/completions", json.encode({
-        messages = { { content = { { type = "text", text = "part" } }, model = "x" } },
+        messages = { { role = "user", content = { { type = "text", text = "part" } }, model = "x" } },
         model = "top",
       }))
       assert.equal("echo: part", content(response))
@@ -189,7 +95,7 @@ describe("weft.testing.model_server", function()
 
     it("404 to unknown paths, 405 to other methods, 400 without a model", function()
       local server = start()
-      local unknown = curl(server.url .. "/embeddings", "{}")
+      local unknown = curl(server.url .. "/images/generations", "{}")
       assert.equal(404, unknown.status)
       assert.equal("invalid_request_error", error_of(unknown).type)
       local get = curl(server.url .. "/chat/completions")
@@ -585,6 +491,7 @@ describe("weft.testing.model_server", function()
       assert.equal(message, err)
     end
     local of = " to weft.testing.model_server: "
+    local kinds = "status, reset, truncate, stall, pause, garbage, redirect, gzip_bomb"
 
     it("that are unknown are named", function()
       raises({ latncy = 1 }, "bad argument 'latncy'" .. of .. "unknown option")
@@ -609,7 +516,7 @@ describe("weft.testing.model_server", function()
       raises({ faults = { { status = 500 }, 3 } },
         "bad argument 'faults[2]'" .. of .. "expected a table, got number")
       raises({ faults = { { status = 500, truncate = 3 } } }, "bad argument 'faults[1].truncate'"
-        .. of .. "a fault has only one of status, reset, truncate, stall, garbage")
+        .. of .. "a fault has only one of " .. kinds)
       raises({ faults = { { retry_after = 1 } } },
         "bad argument 'faults[1].retry_after'" .. of .. "it belongs to a status")
       raises({ fault_rate = 1, fault = { status = 500, times = 2 } }, "bad argument 'fault.times'"
@@ -617,7 +524,7 @@ describe("weft.testing.model_server", function()
       raises({ reply = "a\0b" },
         "bad argument 'reply'" .. of .. "expected a string without zero bytes, got string")
       raises({ replies = { "x" } },
-        "bad argument 'replies'" .. of .. "expected a string without zero bytes, got 1")
+        "bad argument 'replies[1]'" .. of .. "expected a table, got string")
       raises("x", "bad argument 'options'" .. of .. "expected a table, got string")
     end)
 
@@ -625,11 +532,12 @@ describe("weft.testing.model_server", function()
       local server = start()
       local ok, err = pcall(server.fault, server, { reset = "after" })
       assert.is_false(ok)
-      assert.equal("bad argument 'reset' to server:fault: expected \"before\", got string", err)
+      assert.equal("bad argument 'reset' to server:fault: expected \"before\", \"headers\", "
+        .. "\"after_headers\", \"body\", \"event\", \"end\" or a whole number of bytes >= 0, got string", err)
       ok, err = pcall(server.fault, server, {})
       assert.is_false(ok)
       assert.equal("bad argument 'fault' to server:fault: "
-        .. "expected one of status, reset, truncate, stall, garbage, delay", err)
+        .. "expected one of " .. kinds .. ", delay, wrong_length, headers, stream, wire", err)
     end)
   end)
 

@@ -5,47 +5,94 @@ local server = require "weft.testing.server"
 
 local testing = {}
 
---- Starts a model server on 127.0.0.1: HTTP/1.1 in a thread of its own, answers in the shape of
--- OpenAI's chat completions, and the faults that real servers have.
+--- Starts a model server on 127.0.0.1: HTTP/1.1 in a thread of its own, answers in the shapes of
+-- OpenAI, Anthropic and Ollama, plain and streamed, and the faults that real servers have.
 --
--- `POST` to any path that ends in `/chat/completions` is answered by the model that the request
--- names, `GET /health` with "ok", any other path with status 404. The content of an answer is, in
--- this order: `replies[model]`; `reply`; what a built-in model says; `"echo: "` and the text of the
--- last message. The built-in models count keywords in the last message and answer in JSON:
--- `mock-sentiment` and `mock-topic` with a `label` and a `score`, `mock-summary` with a `summary`.
--- Tokens are counted as one for four bytes.
+-- The path says which API is meant; what stands before it does not matter:
 --
--- A fault is a table with at most one of `status`, `reset`, `truncate`, `stall`, `garbage`:
+-- - OpenAI: `POST …/chat/completions`, `POST …/embeddings`, `GET …/models`
+-- - Anthropic: `POST …/messages`, `POST …/messages/count_tokens`
+-- - Ollama: `POST …/api/chat`, `…/api/generate`, `…/api/embed`, `…/api/embeddings`, `GET …/api/tags`,
+--   `…/api/version`
+-- - `GET …/health`: "ok"
 --
--- - `status` (400 to 599): an error status with an error body; `message` is the error's text and
---   `retry_after` (seconds) is sent as `Retry-After`, rounded up, and as `retry-after-ms`
--- - `reset = "before"`: a TCP reset before the first byte of the answer
--- - `truncate` (bytes): the full `Content-Length`, but only so much of the body, then a close
--- - `stall` (seconds): half of the body, silence, then a close; `math.huge`: until the client
---   closes
--- - `garbage = true`: status 200 with a body that is not JSON
--- - `delay` (seconds): a later answer; alone, or with any of the others
--- - `model`: it meets only requests for this model
+-- Any other path gets status 404, and a request that the real service would refuse is refused. Tokens are
+-- counted as one for four bytes. Embeddings are vectors of unit length, the same for the same text, and
+-- close for texts that share words.
+--
+-- What a model says is decided by, in this order: the list of rules in `replies`; the name of the model in
+-- `replies`; `reply`; the built-in models; `"echo: "` and the text of the last message. The built-in models
+-- count keywords in the last message and answer in JSON: `mock-sentiment` and `mock-topic` with a `label`
+-- and a `score`, `mock-summary` with a `summary`.
+--
+-- A reply is a string, or a table, or a list of them that are given one after the other (the last one
+-- stays). In the table:
+--
+-- - one of `text`; `json`: a value that is sent as JSON; `tokens`: so many words that mean nothing;
+--   `template`: a text in which `{{last}}` (the text of the last message), `{{model}}`, `{{path}}`,
+--   `{{method}}`, `{{connection}}`, `{{number}}` (of the answer), `{{header.NAME}}` and `{{body.a.1.b}}` (a
+--   member of the request's body, items from 1) are filled in
+-- - `tool_calls`: a list of `{ name, arguments, id }`; `arguments` is a table, or a string that is sent as it is
+-- - `refusal`: a text; `finish`: why it ends, in OpenAI's words ("length"); `usage`: `{ input, output }` tokens
+--
+-- A rule is `{ pattern = , model = , times = , reply = }`: `pattern` is a Lua pattern for the last message,
+-- `times` how many requests it answers (default: all).
+--
+-- A fault is a table with at most one of these:
+--
+-- - `status` (400 to 599): an error in the shape of the API; with it `message`, `type`, `code`, or `body` (sent as it
+--   is); `retry_after` (seconds: `Retry-After`, rounded up, and `retry-after-ms`), `retry_after_ms`,
+--   `retry_after_date` (a date so many seconds ahead), `should_retry` (a boolean: `x-should-retry`). With
+--   `inside` the error comes inside of a 200, in a stream after the first deltas: `"data"` or true, `"event"`
+--   (named `error`), `"done"` (the usual last mark follows)
+-- - `reset`, `truncate` (a place): a TCP reset, a close. Places are `"before"` the first byte, in the `"headers"`,
+--   `"after_headers"`, in the `"body"` (of a stream: between two events), in an `"event"`, at the `"end"` of the
+--   body but before the end of its framing, or a number: bytes of the body
+-- - `stall`, `pause` (seconds; `math.huge`: until the client closes): silence, then a close or the rest;
+--   `at`: the place (default `"body"`)
+-- - `garbage = true`: status 200 with a body, or an event, that is no JSON
+-- - `redirect` (300 to 399) `to` a URL, the `"same"` path again, or that on an `"other"` origin
+-- - `gzip_bomb` (bytes): about a thousandth of them, compressed
+--
+-- and with any of these, alone or beside:
+--
+-- - `delay` (seconds): a later answer; `wrong_length`: is added to `Content-Length`; `headers`: more of them
+-- - `stream`, `wire`: as the options below, for this answer
+-- - `after`: how many deltas of a stream come before it (default: half of them)
+-- - `model`; `path` (its end); `only` (`"plain"` or `"stream"`): it meets only such requests
 -- - `times`: how many requests it meets (default 1; -1 or `math.huge`: all that match)
 --
--- Faults meet only requests to models that are allowed in, each request at most one: the first
--- fault of the script that matches and is not used up, else the random one.
+-- Faults meet only valid requests to models, each at most one: the first fault of the script that matches and
+-- is not used up, else a random one.
 --
--- The server has `url` ("http://127.0.0.1:PORT/v1"), `port`, and the methods `requests()`,
--- `stats()`, `fault{…}`, `join([seconds])` and `close()`.
+-- The server has `url` ("http://127.0.0.1:PORT/v1"), `origin` (without the path), `port`, and the methods
+-- `requests()`, `stats()`, `fault{…}`, `join([seconds])` and `close()`.
 --
 -- @function model_server
 -- @tparam[opt] table options
 -- @tparam[opt=0] int options.port 0: the system chooses a free one
--- @tparam[opt] string options.api_key without `Authorization: Bearer <api_key>`: status 401
--- @tparam[opt] string options.reply the content of every answer
--- @tparam[opt] table options.replies contents by model name
+-- @tparam[opt] string options.api_key without it, status 401: as `Authorization: Bearer`, for Anthropic as `x-api-key`
+-- @tparam[opt] string|table options.reply what every model says
+-- @tparam[opt] table options.replies rules, and replies by model name
+-- @tparam[opt] {string,...} options.models all that there are; other names get status 404
+-- @tparam[opt=16] int options.dimensions of embeddings
+-- @tparam[opt] table options.headers more headers of every answer of a model, by name
+-- @tparam[opt] table options.rate_limits `requests` and `tokens` in a `window` of seconds (default 60): kept by status
+--   429, and told in `x-ratelimit-*` or `anthropic-ratelimit-*` headers
+-- @tparam[opt] table options.stream how streams look: `chunks` (how many deltas a text is split into; default: one a
+--   word), `delay` (seconds between them), `usage` (true, false, or `"cumulative"`: with every delta), `finish` and
+--   `done` (false: without a reason, without the last mark), `pings`, and of SSE `line_end` ("lf", "crlf",
+--   "cr"), `bom`, `comments`, `space` (after the colon), `split_lines` (data on two lines)
+-- @tparam[opt] table options.wire how bytes are sent: `framing` ("usual", "chunked", "close"), `piece` (bytes of the
+--   body at once, in chunks of their own), `split_utf8` (pieces that end inside of characters), `piece_delay`,
+--   `head_delay` (seconds between pieces, between lines of the head), `gzip`, `interim` (how many 1xx answers come
+--   first), `hang_up` (closes a connection that it promised to keep)
 -- @tparam[opt=0] number options.latency seconds that each answer of a model takes
 -- @tparam[opt=0] number options.jitter up to so many seconds more, at random
 -- @tparam[opt=1] int options.seed of the jitter and of the random faults
 -- @tparam[opt] {table,...} options.faults the script
--- @tparam[opt=0] number options.fault_rate 0 to 1: how often a request meets `fault`
--- @tparam[opt={status=503}] table options.fault the random fault; without `times`
+-- @tparam[opt=0] number options.fault_rate 0 to 1: how often a request meets a random fault
+-- @tparam[opt={status=503}] table options.fault the random fault, or a list of them, each as likely; without `times`
 -- @tparam[opt=1000] int options.record how many of the last requests `requests()` lists; at most
 --   256 MiB of them are kept
 -- @treturn[1] server it listens already; closed by `close()`, by `<close>` on Lua 5.4, or when it
@@ -56,7 +103,7 @@ local testing = {}
 -- @usage
 -- local models = assert(testing.model_server{ latency = 0.2, faults = {
 --   { status = 429, retry_after = 1, times = 2 },
---   { reset = "before", model = "mock-topic" },
+--   { truncate = "event", only = "stream", model = "poet" },
 -- } })
 -- print(models.url)
 testing.model_server = server.start

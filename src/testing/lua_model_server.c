@@ -11,6 +11,7 @@
 #include <signal.h>
 #include <string.h>
 
+#include "lua_model_matcher.h"
 #include "lua_model_options.h"
 #include "model_server.h"
 
@@ -19,6 +20,7 @@ static const char snapshot_type[] = "weft.testing.server.snapshot";
 
 typedef struct handle {
   weft_model_server *server; /* owned; NULL once closed */
+  void *matcher;             /* owned; lives longer than the server; NULL: not needed */
   int port;                  /* stays after closing */
 } handle;
 
@@ -33,6 +35,20 @@ static weft_model_server *check_server(lua_State *L) {
   if (!h->server)
     luaL_error(L, "the model server is closed");
   return h->server;
+}
+
+/* Only a server with patterns needs one. */
+static void make_matcher(lua_State *L, handle *h, weft_model_config *config) {
+  bool needed = false;
+  for (size_t i = 0; i < config->rule_count; i++)
+    needed |= config->rules[i].pattern != NULL;
+  if (!needed)
+    return;
+  h->matcher = weft_lua_matcher_new();
+  if (!h->matcher)
+    luaL_error(L, "not enough memory");
+  config->matches = weft_lua_matches;
+  config->matcher = h->matcher;
 }
 
 /*** Starts a model server; weft.testing.model_server documents the options.
@@ -51,6 +67,7 @@ static int start(lua_State *L) {
   *h = (handle){0};
   luaL_getmetatable(L, server_type);
   lua_setmetatable(L, -2);
+  make_matcher(L, h, &config);
   h->server = weft_model_server_start(&config, error);
   if (!h->server) {
     lua_pushnil(L);
@@ -70,6 +87,8 @@ static int server_close(lua_State *L) {
   weft_model_server *server = h->server;
   h->server = NULL;
   weft_model_server_stop(server);
+  weft_lua_matcher_free(h->matcher);
+  h->matcher = NULL;
   return 0;
 }
 
@@ -162,7 +181,11 @@ static void push_headers(lua_State *L, const weft_model_request *request) {
 }
 
 static void push_request(lua_State *L, const weft_model_request *request) {
-  lua_createtable(L, 0, 5);
+  lua_createtable(L, 0, 7);
+  lua_pushinteger(L, (lua_Integer)request->connection);
+  lua_setfield(L, -2, "connection");
+  lua_pushnumber(L, request->time);
+  lua_setfield(L, -2, "time");
   lua_pushstring(L, request->method);
   lua_setfield(L, -2, "method");
   lua_pushstring(L, request->path);
@@ -179,7 +202,8 @@ static void push_request(lua_State *L, const weft_model_request *request) {
 answered.
 @function server:requests
 @treturn {table,...} each with `method`, `path` (with its query), `model` (nil when the body names
-  none), `headers` (by lower-case name; repeated ones joined by ", ") and `body`
+  none), `connection` (which one, from 1), `time` (when it was complete, on the clock of weft.now),
+`headers` (by lower-case name; repeated ones joined by ", ") and `body`
 @raise when the server is closed */
 static int server_requests(lua_State *L) {
   const snapshot *s = take_snapshot(L, check_server(L));
@@ -215,8 +239,12 @@ static int server_join(lua_State *L) {
   return 2;
 }
 
+static const char *push_origin(lua_State *L, const handle *h) {
+  return lua_pushfstring(L, "http://127.0.0.1:%d", h->port);
+}
+
 static const char *push_url(lua_State *L, const handle *h) {
-  return lua_pushfstring(L, "http://127.0.0.1:%d/v1", h->port);
+  return lua_pushfstring(L, "%s/v1", push_origin(L, h));
 }
 
 /* The methods are upvalue 1. */
@@ -230,6 +258,8 @@ static int server_index(lua_State *L) {
   const char *name = lua_tostring(L, 2);
   if (strcmp(name, "url") == 0)
     push_url(L, h);
+  else if (strcmp(name, "origin") == 0)
+    push_origin(L, h);
   else if (strcmp(name, "port") == 0)
     lua_pushinteger(L, h->port);
   return 1;

@@ -1,57 +1,91 @@
 /* model_config.c: defaults and copies of the configuration.
  *
- * Owns the strings of each copy. Any thread enters, each with its own configuration. Invariant: a
- * copy that failed half way can be freed like a whole one.
+ * Owns nothing: the copies belong to arenas. Any thread enters, each with its own configuration.
+ * Invariant: a copy that failed half way is not read.
  */
 #include "model_config.h"
 
-#include <string.h>
-
-#include "../core/mem.h"
-
 void weft_model_config_init(weft_model_config *config) {
-  *config = (weft_model_config){.record = 1000, .seed = 1};
+  *config = (weft_model_config){.record = 1000,
+                                .seed = 1,
+                                .dimensions = 16,
+                                .requests_per_window = -1,
+                                .tokens_per_window = -1,
+                                .window = 60,
+                                .style = weft_model_style_none()};
 }
 
-static const char *copy_text(const char *text, int *failed) {
-  const char *copy = text ? weft_strndup(text, strlen(text)) : NULL;
-  if (text && !copy)
-    *failed = -1;
+weft_model_fault weft_model_no_fault(void) {
+  return (weft_model_fault){.stream = -1,
+                            .times = 1,
+                            .retry_after = -1,
+                            .retry_after_ms = -1,
+                            .retry_after_date = -1,
+                            .should_retry = -1,
+                            .after = -1,
+                            .style = weft_model_style_none()};
+}
+
+const weft_model_header *weft_model_copy_headers(weft_model_arena *arena,
+                                                 const weft_model_header *headers, size_t count) {
+  weft_model_header *copy = weft_model_arena_copy(arena, headers, count * sizeof *copy);
+  for (size_t i = 0; copy && i < count; i++) {
+    copy[i].name = weft_model_arena_text(arena, headers[i].name);
+    copy[i].value = weft_model_arena_text(arena, headers[i].value);
+  }
   return copy;
 }
 
-static weft_model_canned *copy_replies(const weft_model_config *config, int *failed) {
-  size_t count = config->reply_count;
-  weft_model_canned *replies = weft_calloc(count ? count : 1, sizeof *replies);
-  if (!replies) {
-    *failed = -1;
-    return NULL;
+static const weft_model_call *copy_calls(weft_model_arena *arena, const weft_model_call *calls,
+                                         size_t count) {
+  weft_model_call *copy = weft_model_arena_copy(arena, calls, count * sizeof *copy);
+  for (size_t i = 0; copy && i < count; i++) {
+    copy[i].id = weft_model_arena_text(arena, calls[i].id);
+    copy[i].name = weft_model_arena_text(arena, calls[i].name);
+    copy[i].arguments = weft_model_arena_text(arena, calls[i].arguments);
   }
-  for (size_t i = 0; i < count; i++) {
-    replies[i].model = copy_text(config->replies[i].model, failed);
-    replies[i].text = copy_text(config->replies[i].text, failed);
-  }
-  return replies;
+  return copy;
 }
 
-int weft_model_config_copy(weft_model_config *copy, const weft_model_config *config) {
-  int failed = 0;
+static const weft_model_canned *copy_replies(weft_model_arena *arena,
+                                             const weft_model_canned *replies, size_t count) {
+  weft_model_canned *copy = weft_model_arena_copy(arena, replies, count * sizeof *copy);
+  for (size_t i = 0; copy && i < count; i++) {
+    copy[i].text = weft_model_arena_text(arena, replies[i].text);
+    copy[i].refusal = weft_model_arena_text(arena, replies[i].refusal);
+    copy[i].finish = weft_model_arena_text(arena, replies[i].finish);
+    copy[i].calls = copy_calls(arena, replies[i].calls, replies[i].call_count);
+  }
+  return copy;
+}
+
+static const weft_model_rule *copy_rules(weft_model_arena *arena, const weft_model_rule *rules,
+                                         size_t count) {
+  weft_model_rule *copy = weft_model_arena_copy(arena, rules, count * sizeof *copy);
+  for (size_t i = 0; copy && i < count; i++) {
+    copy[i].model = weft_model_arena_text(arena, rules[i].model);
+    copy[i].pattern = weft_model_arena_text(arena, rules[i].pattern);
+    copy[i].replies = copy_replies(arena, rules[i].replies, rules[i].reply_count);
+  }
+  return copy;
+}
+
+static const char *const *copy_models(weft_model_arena *arena, const char *const *models,
+                                      size_t count) {
+  const char **copy = weft_model_arena_copy(arena, models, count * sizeof *copy);
+  for (size_t i = 0; copy && i < count; i++)
+    copy[i] = weft_model_arena_text(arena, models[i]);
+  return copy;
+}
+
+int weft_model_config_copy(weft_model_arena *arena, weft_model_config *copy,
+                           const weft_model_config *config) {
   *copy = *config;
-  copy->faults = NULL;
-  copy->fault_count = 0;
-  copy->fault = (weft_model_fault){0};
-  copy->api_key = copy_text(config->api_key, &failed);
-  copy->reply = copy_text(config->reply, &failed);
-  copy->replies = copy_replies(config, &failed);
-  return failed;
-}
-
-void weft_model_config_free(weft_model_config *copy) {
-  for (size_t i = 0; copy->replies && i < copy->reply_count; i++) {
-    weft_free((char *)copy->replies[i].model);
-    weft_free((char *)copy->replies[i].text);
-  }
-  weft_free((weft_model_canned *)copy->replies);
-  weft_free((char *)copy->reply);
-  weft_free((char *)copy->api_key);
+  copy->faults = copy->random = NULL;
+  copy->fault_count = copy->random_count = 0;
+  copy->api_key = weft_model_arena_text(arena, config->api_key);
+  copy->rules = copy_rules(arena, config->rules, config->rule_count);
+  copy->models = copy_models(arena, config->models, config->model_count);
+  copy->headers = weft_model_copy_headers(arena, config->headers, config->header_count);
+  return arena->failed ? -1 : 0;
 }

@@ -5,11 +5,14 @@
 #ifndef WEFT_TESTING_MODEL_CONFIG_H
 #define WEFT_TESTING_MODEL_CONFIG_H
 
+#include "model_arena.h"
 #include "model_server.h"
 
-/* Copies the key and the replies; the faults are not copied (see model_fault.h), the copy has none.
- * Returns 0, or -1 when there is no memory: then, too, the copy is to be freed. */
-int weft_model_config_copy(weft_model_config *copy, const weft_model_config *config);
-void weft_model_config_free(weft_model_config *copy);
+/* Copies all but the faults (see model_fault.h), of which the copy has none, and the matcher. What
+ * the copy points to belongs to `arena`. Returns 0, or -1 when there is no memory. */
+int weft_model_config_copy(weft_model_arena *arena, weft_model_config *copy,
+                           const weft_model_config *config);
+const weft_model_header *weft_model_copy_headers(weft_model_arena *arena,
+                                                 const weft_model_header *headers, size_t count);
 
 #endif

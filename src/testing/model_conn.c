@@ -44,7 +44,8 @@ struct weft_model_conn {
   size_t used; /* bytes of `input` that are parsed */
   weft_http_parser parser;
   weft_model_answer answer;
-  size_t sent; /* bytes of the answer */
+  size_t sent;     /* bytes of what is made of the answer */
+  uint64_t number; /* of the connection, from 1 */
 };
 
 /* Life ---------------------------------------------------------------------------------------- */
@@ -77,6 +78,7 @@ int weft_model_conn_open(weft_model_loop *loop, int fd) {
   }
   conn->loop = loop;
   conn->fd = fd;
+  conn->number = ++loop->accepted;
   conn->interest = EPOLLIN;
   weft_buf_init(&conn->input, 0);
   weft_http_parser_init(&conn->parser);
@@ -126,75 +128,92 @@ static void drain(weft_model_conn *conn) {
 }
 
 static void end_answer(weft_model_conn *conn) {
-  if (conn->answer.stall > 0) {
+  switch (conn->answer.ending) {
+  case WEFT_MODEL_STALL: /* stays in flight until it ends */
     conn->phase = STALLED;
     if (isfinite(conn->answer.stall))
       set_timer(conn, conn->answer.stall);
-  } else if (conn->answer.close) {
+    break;
+  case WEFT_MODEL_RESET:
+    reset(conn);
+    break;
+  case WEFT_MODEL_CLOSE:
     drain(conn);
-  } else {
+    break;
+  default:
     conn->phase = READING;
   }
+  weft_model_answer_free(&conn->answer);
 }
 
-/* A reply that stalls stays in flight until it ends. */
-static void send_answer(weft_model_conn *conn) {
-  if (conn->answer.reset) {
-    land(conn, weft_model_record_answered);
-    reset(conn);
-    return;
-  }
-  if (!(conn->answer.stall > 0))
-    land(conn, weft_model_record_answered); /* first: whoever has the answer sees the count */
-  while (conn->sent < conn->answer.cut) {
-    ssize_t n = send(conn->fd, conn->answer.bytes.data + conn->sent, conn->answer.cut - conn->sent,
-                     MSG_NOSIGNAL);
-    if (n < 0 && errno == EINTR)
-      continue;
-    if (n < 0) {
-      if (errno != EAGAIN)
-        conn->phase = CLOSED;
-      return;
-    }
-    conn->sent += (size_t)n;
-  }
-  end_answer(conn);
-}
-
-/* An answer was made, or could not be. */
-static void begin_answer(weft_model_conn *conn, int rc) {
+/* Makes more of the answer, and waits if it is to wait. */
+static void go_on(weft_model_conn *conn, int rc) {
   conn->sent = 0;
+  if (rc == WEFT_BUF_OK)
+    rc = weft_model_answer_fill(&conn->answer);
   if (rc != WEFT_BUF_OK) {
     conn->phase = CLOSED;
-  } else if (conn->answer.delay > 0) {
+  } else if (isinf(conn->answer.pause)) {
+    conn->phase = STALLED;
+  } else if (conn->answer.pause > 0) {
     conn->phase = PENDING;
-    set_timer(conn, conn->answer.delay);
+    set_timer(conn, conn->answer.pause);
   } else {
     conn->phase = SENDING;
   }
 }
 
+/* Sends what is made; true once all of it is out. */
+static bool send_bytes(weft_model_conn *conn) {
+  const weft_buf *bytes = &conn->answer.bytes;
+  while (conn->sent < bytes->size) {
+    ssize_t n = send(conn->fd, bytes->data + conn->sent, bytes->size - conn->sent, MSG_NOSIGNAL);
+    if (n < 0 && errno == EINTR)
+      continue;
+    if (n < 0) {
+      if (errno != EAGAIN)
+        conn->phase = CLOSED;
+      return false;
+    }
+    conn->sent += (size_t)n;
+  }
+  return true;
+}
+
+/* Returns false when it waits for the socket or the time. */
+static bool send_answer(weft_model_conn *conn) {
+  weft_model_ending ending = conn->answer.ending;
+  if (ending != WEFT_MODEL_MORE && ending != WEFT_MODEL_STALL)
+    land(conn, weft_model_record_answered); /* first: whoever has the answer sees the count */
+  if (!send_bytes(conn))
+    return false;
+  if (ending == WEFT_MODEL_MORE)
+    go_on(conn, WEFT_BUF_OK);
+  else
+    end_answer(conn);
+  return conn->phase == SENDING || conn->phase == READING;
+}
+
 static void receive_request(weft_model_conn *conn) {
-  bool keep_alive = conn->parser.keep_alive;
+  bool keep_alive = conn->parser.keep_alive, old = conn->parser.is_old;
   weft_model_request *request = weft_http_parser_take(&conn->parser);
-  weft_model_answer_free(&conn->answer);
   if (!request) {
     conn->phase = CLOSED;
     return;
   }
+  request->connection = conn->number;
+  request->time = weft_model_now();
   weft_model_record_received(conn->loop->record, request);
   conn->in_flight = true;
-  int rc = weft_model_reply(&conn->loop->replier, request, keep_alive, &conn->answer);
+  int rc = weft_model_reply(&conn->loop->replier, request, keep_alive, old, &conn->answer);
   if (conn->answer.faulty)
     weft_model_record_fault(conn->loop->record);
-  weft_model_request_release(request);
-  begin_answer(conn, rc);
+  go_on(conn, rc);
 }
 
 static void refuse(weft_model_conn *conn, int status) {
   weft_model_record_rejected(conn->loop->record);
-  weft_model_answer_free(&conn->answer);
-  begin_answer(conn, weft_model_refuse(&conn->loop->replier, status, &conn->answer));
+  go_on(conn, weft_model_refuse(&conn->loop->replier, status, &conn->answer));
 }
 
 /* Reading ------------------------------------------------------------------------------------- */
@@ -228,8 +247,8 @@ static bool read_request(weft_model_conn *conn) {
   if (input->size == conn->used)
     return false;
   size_t used;
-  int result = weft_http_parse(&conn->parser, input->data + conn->used, input->size - conn->used,
-                               &used);
+  int result =
+      weft_http_parse(&conn->parser, input->data + conn->used, input->size - conn->used, &used);
   conn->used += used;
   if (result == WEFT_HTTP_READY)
     receive_request(conn);
@@ -244,15 +263,11 @@ static bool read_request(weft_model_conn *conn) {
 
 /* Goes on as far as it can without waiting. */
 static void advance(weft_model_conn *conn) {
-  for (;;) {
-    phase before = conn->phase;
-    if (before == SENDING)
-      send_answer(conn);
-    else if (before != READING || !read_request(conn))
-      break;
-    if (conn->phase == before)
-      break;
-  }
+  bool more = true;
+  while (more)
+    more = conn->phase == SENDING   ? send_answer(conn)
+           : conn->phase == READING ? read_request(conn)
+                                    : false;
   if (conn->phase == READING && conn->peer_closed)
     conn->phase = CLOSED;
   trim_input(conn);
@@ -280,8 +295,8 @@ static void read_input(weft_model_conn *conn) {
 
 static uint32_t wanted_events(const weft_model_conn *conn) {
   uint32_t wanted = conn->phase == SENDING ? EPOLLOUT : 0;
-  bool room = conn->phase == READING || conn->phase == DRAINING ||
-              conn->input.size < READ_AHEAD_MAX;
+  bool room =
+      conn->phase == READING || conn->phase == DRAINING || conn->input.size < READ_AHEAD_MAX;
   if (room && !conn->peer_closed)
     wanted |= EPOLLIN;
   return wanted;

@@ -20,7 +20,8 @@ typedef struct weft_model_loop {
   weft_model_timers timers;   /* owned */
   weft_model_conn *conns;     /* owned: all that are open */
   size_t conn_count;
-  uint8_t *scratch; /* owned: WEFT_MODEL_READ_SIZE bytes, for one read */
+  uint64_t accepted; /* connections so far */
+  uint8_t *scratch;  /* owned: WEFT_MODEL_READ_SIZE bytes, for one read */
 } weft_model_loop;
 
 enum { WEFT_MODEL_READ_SIZE = 64 * 1024 };

@@ -1,41 +1,45 @@
 /* model_fault.c: the script of faults, and the random ones.
  *
- * Owns copies of all faults and their strings. Any thread appends, the server thread takes.
- * Invariant: an entry is never removed before the end, so that the server thread may read the
- * strings of one that it took without the lock.
+ * Owns copies of all faults and what they point to. Any thread appends, the server thread takes.
+ * Invariant: what a fault points to is never freed before the end, so that the server thread may
+ * read the strings of one that it took without the lock.
  */
 #include "model_fault.h"
 
 #include <string.h>
 
 #include "../core/mem.h"
+#include "model_config.h"
 #include "model_random.h"
 
-static void free_fault(weft_model_fault *fault) {
-  weft_free((char *)fault->model);
-  weft_free((char *)fault->message);
+static weft_model_fault copy_fault(weft_model_arena *arena, const weft_model_fault *from) {
+  weft_model_fault to = *from;
+  to.model = weft_model_arena_text(arena, from->model);
+  to.path = weft_model_arena_text(arena, from->path);
+  to.message = weft_model_arena_text(arena, from->message);
+  to.type = weft_model_arena_text(arena, from->type);
+  to.code = weft_model_arena_text(arena, from->code);
+  to.body = weft_model_arena_text(arena, from->body);
+  to.location = weft_model_arena_text(arena, from->location);
+  to.headers = weft_model_copy_headers(arena, from->headers, from->header_count);
+  return to;
 }
 
-static int copy_text(const char **to, const char *from) {
-  *to = from ? weft_strndup(from, strlen(from)) : NULL;
-  return from && !*to ? -1 : 0;
-}
-
-static int copy_fault(weft_model_fault *to, const weft_model_fault *from) {
-  *to = *from;
-  int failed = copy_text(&to->model, from->model);
-  failed |= copy_text(&to->message, from->message);
-  if (failed) {
-    free_fault(to);
-    *to = (weft_model_fault){0};
-  }
-  return failed;
+static int copy_random(weft_model_faults *faults, const weft_model_config *config) {
+  size_t count = config->random_count;
+  faults->random = weft_calloc(count + 1, sizeof *faults->random);
+  if (!faults->random)
+    return -1;
+  for (size_t i = 0; i < count; i++)
+    faults->random[i] = copy_fault(&faults->arena, &config->random[i]);
+  faults->random_count = count;
+  return faults->arena.failed ? -1 : 0;
 }
 
 int weft_model_faults_init(weft_model_faults *faults, const weft_model_config *config) {
   *faults = (weft_model_faults){.rate = config->fault_rate, .random_state = config->seed};
   pthread_mutex_init(&faults->lock, NULL);
-  if (copy_fault(&faults->random, &config->fault) != 0)
+  if (copy_random(faults, config) != 0)
     return -1;
   for (size_t i = 0; i < config->fault_count; i++)
     if (weft_model_faults_append(faults, &config->faults[i]) != 0)
@@ -44,10 +48,9 @@ int weft_model_faults_init(weft_model_faults *faults, const weft_model_config *c
 }
 
 void weft_model_faults_free(weft_model_faults *faults) {
-  for (size_t i = 0; i < faults->count; i++)
-    free_fault(&faults->script[i]);
   weft_free(faults->script);
-  free_fault(&faults->random);
+  weft_free(faults->random);
+  weft_model_arena_free(&faults->arena);
   pthread_mutex_destroy(&faults->lock);
 }
 
@@ -65,31 +68,47 @@ static int reserve(weft_model_faults *faults) {
 }
 
 int weft_model_faults_append(weft_model_faults *faults, const weft_model_fault *fault) {
-  weft_model_fault copy;
-  if (copy_fault(&copy, fault) != 0)
+  weft_model_arena arena = {0};
+  weft_model_fault copy = copy_fault(&arena, fault);
+  if (arena.failed) {
+    weft_model_arena_free(&arena);
     return -1;
+  }
   pthread_mutex_lock(&faults->lock);
   int failed = reserve(faults);
-  if (!failed)
+  if (!failed) {
     faults->script[faults->count++] = copy;
+    weft_model_arena_join(&arena, &faults->arena); /* the new ones are few: they go first */
+    faults->arena = arena;
+    arena = (weft_model_arena){0};
+  }
   pthread_mutex_unlock(&faults->lock);
-  if (failed)
-    free_fault(&copy);
+  weft_model_arena_free(&arena);
   return failed;
 }
 
-static bool matches(const weft_model_fault *fault, const char *model) {
-  return !fault->model || (model && strcmp(fault->model, model) == 0);
+static bool ends_with(const char *path, const char *end) {
+  size_t size = strcspn(path, "?"), tail = strlen(end);
+  return size >= tail && memcmp(path + size - tail, end, tail) == 0;
 }
 
-static bool take_scripted(weft_model_faults *faults, const char *model, weft_model_fault *fault) {
+static bool matches(const weft_model_fault *fault, const weft_model_request *request, bool stream) {
+  if (fault->model && strcmp(fault->model, request->model) != 0)
+    return false;
+  if (fault->path && !ends_with(request->path, fault->path))
+    return false;
+  return fault->stream < 0 || fault->stream == stream;
+}
+
+static bool take_scripted(weft_model_faults *faults, const weft_model_request *request, bool stream,
+                          weft_model_fault *fault) {
   bool taken = false;
   pthread_mutex_lock(&faults->lock);
   while (faults->first < faults->count && faults->script[faults->first].times == 0)
     faults->first++;
   for (size_t i = faults->first; i < faults->count && !taken; i++) {
     weft_model_fault *entry = &faults->script[i];
-    if (entry->times == 0 || !matches(entry, model))
+    if (entry->times == 0 || !matches(entry, request, stream))
       continue;
     *fault = *entry;
     if (entry->times > 0)
@@ -100,12 +119,23 @@ static bool take_scripted(weft_model_faults *faults, const char *model, weft_mod
   return taken;
 }
 
-bool weft_model_faults_take(weft_model_faults *faults, const char *model, weft_model_fault *fault) {
-  if (take_scripted(faults, model, fault))
-    return true;
-  if (faults->rate <= 0 || weft_model_random(&faults->random_state) >= faults->rate ||
-      !matches(&faults->random, model))
+/* One number says whether, and which: a row with one fault stays the same with several. */
+static bool take_random(weft_model_faults *faults, const weft_model_request *request, bool stream,
+                        weft_model_fault *fault) {
+  if (faults->rate <= 0 || faults->random_count == 0)
     return false;
-  *fault = faults->random;
+  double number = weft_model_random(&faults->random_state);
+  if (number >= faults->rate)
+    return false;
+  size_t which = (size_t)(number / faults->rate * (double)faults->random_count);
+  if (which >= faults->random_count || !matches(&faults->random[which], request, stream))
+    return false;
+  *fault = faults->random[which];
   return true;
+}
+
+bool weft_model_faults_take(weft_model_faults *faults, const weft_model_request *request,
+                            bool stream, weft_model_fault *fault) {
+  return take_scripted(faults, request, stream, fault) ||
+         take_random(faults, request, stream, fault);
 }

@@ -8,16 +8,19 @@
 #include <pthread.h>
 #include <stdbool.h>
 
+#include "model_arena.h"
 #include "model_server.h"
 
 typedef struct weft_model_faults {
   pthread_mutex_t lock;
   /* protected by `lock` */
-  weft_model_fault *script; /* strings owned; `times` counts down to 0 */
+  weft_model_fault *script; /* `times` counts down to 0 */
   size_t count, capacity;
-  size_t first; /* the entries before it are used up */
+  size_t first;           /* the entries before it are used up */
+  weft_model_arena arena; /* what the faults point to */
   /* written before the server thread starts, then its own */
-  weft_model_fault random; /* strings owned */
+  weft_model_fault *random; /* owned */
+  size_t random_count;
   double rate;
   uint64_t random_state;
 } weft_model_faults;
@@ -30,8 +33,9 @@ void weft_model_faults_free(weft_model_faults *faults);
 /* Copies `fault` to the end of the script. Returns 0, or -1 when there is no memory. */
 int weft_model_faults_append(weft_model_faults *faults, const weft_model_fault *fault);
 
-/* Chooses the fault for a request. Returns false for a good answer. The strings in `fault` belong
- * to `faults` and live as long. */
-bool weft_model_faults_take(weft_model_faults *faults, const char *model, weft_model_fault *fault);
+/* Chooses the fault for a request. Returns false for a good answer, and leaves `fault` alone. What
+ * it points to belongs to `faults` and lives as long. */
+bool weft_model_faults_take(weft_model_faults *faults, const weft_model_request *request,
+                            bool stream, weft_model_fault *fault);
 
 #endif

@@ -12,7 +12,6 @@
 #include <strings.h>
 
 #include "../core/mem.h"
-#include "model_json.h"
 
 /* Requests ------------------------------------------------------------------------------------ */
 
@@ -20,6 +19,8 @@ typedef struct counted_request {
   weft_model_request shown; /* first: a request is found by this address */
   _Atomic uint32_t references;
   weft_buf text, body, model;
+  weft_json_value json; /* of the body; WEFT_JSON_NONE: it is none, from byte `wrong` on */
+  size_t wrong;
 } counted_request;
 
 void weft_model_request_retain(const weft_model_request *request) {
@@ -78,7 +79,8 @@ static int show_body(counted_request *counted) {
   counted->shown.body = (const char *)counted->body.data;
   if (rc != WEFT_BUF_OK)
     return rc;
-  weft_json_span model = weft_json_scan_chat(counted->shown.body, counted->shown.body_size).model;
+  counted->json = weft_json_check(counted->shown.body, counted->shown.body_size, &counted->wrong);
+  weft_json_span model = weft_json_string(weft_json_get(counted->json, "model"));
   if (!model.text)
     return WEFT_BUF_OK;
   rc = weft_json_unescape(model, &counted->model);
@@ -86,6 +88,12 @@ static int show_body(counted_request *counted) {
     rc = weft_buf_putc(&counted->model, '\0');
   counted->shown.model = (const char *)counted->model.data;
   return rc;
+}
+
+weft_json_value weft_model_request_json(const weft_model_request *request, size_t *wrong) {
+  const counted_request *counted = (const counted_request *)request;
+  *wrong = counted->wrong;
+  return counted->json;
 }
 
 weft_model_request *weft_http_parser_take(weft_http_parser *parser) {
@@ -143,7 +151,8 @@ static int read_request_line(weft_http_parser *parser, line at) {
   size_t version_size = at.size - (size_t)(last + 1 - at.text);
   if (version_size != 8 || memcmp(last + 1, "HTTP/1.", 7) != 0)
     return version_size > 5 && memcmp(last + 1, "HTTP/", 5) == 0 ? 505 : 400;
-  parser->keep_alive = last[8] != '0';
+  parser->is_old = last[8] == '0';
+  parser->keep_alive = !parser->is_old;
   keep_text(parser, at.text, (size_t)(space - at.text));
   keep_text(parser, space + 1, (size_t)(last - space - 1));
   parser->phase = WEFT_HTTP_HEADERS;

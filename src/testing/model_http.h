@@ -9,6 +9,7 @@
 #include <stdbool.h>
 
 #include "../core/buf.h"
+#include "model_json.h"
 #include "model_server.h"
 
 enum {
@@ -29,21 +30,22 @@ typedef enum weft_http_phase {
 
 typedef struct weft_http_parser {
   weft_http_phase phase;
-  int rc;                  /* WEFT_BUF_OK, or the failure of an allocation */
-  weft_buf text;           /* method, path, then names and values, each zero-terminated */
+  int rc;        /* WEFT_BUF_OK, or the failure of an allocation */
+  weft_buf text; /* method, path, then names and values, each zero-terminated */
   size_t header_count;
-  size_t head_size;        /* bytes of lines so far, trailers and chunk sizes too */
+  size_t head_size; /* bytes of lines so far, trailers and chunk sizes too */
   weft_buf body;
-  size_t left;             /* bytes of the body or of the chunk that are still to come */
+  size_t left; /* bytes of the body or of the chunk that are still to come */
   bool has_length, chunked;
-  bool keep_alive;         /* what the client wishes */
-  bool expects_continue;   /* it waits for "100 Continue" before it sends the body */
+  bool is_old;           /* HTTP/1.0: it knows no chunks */
+  bool keep_alive;       /* what the client wishes */
+  bool expects_continue; /* it waits for "100 Continue" before it sends the body */
 } weft_http_parser;
 
 typedef enum weft_http_result {
-  WEFT_HTTP_MORE = 0,    /* more bytes are needed */
-  WEFT_HTTP_READY = 1,   /* a request is complete */
-  WEFT_HTTP_NOMEM = -1,  /* the connection cannot go on */
+  WEFT_HTTP_MORE = 0,   /* more bytes are needed */
+  WEFT_HTTP_READY = 1,  /* a request is complete */
+  WEFT_HTTP_NOMEM = -1, /* the connection cannot go on */
   /* any other value is the status that refuses the request: 400, 413, 431, 501, 505 */
 } weft_http_result;
 
@@ -60,6 +62,9 @@ weft_model_request *weft_http_parser_take(weft_http_parser *parser);
 
 /* The value of a header by its name in any case, or NULL; belongs to the request. */
 const char *weft_model_request_header(const weft_model_request *request, const char *name);
+/* The body as JSON, which points into the request; WEFT_JSON_NONE when it is no JSON, with the
+ * place of the first wrong byte. */
+weft_json_value weft_model_request_json(const weft_model_request *request, size_t *wrong);
 /* What a request holds, about: for the ceiling of the record. */
 size_t weft_model_request_size(const weft_model_request *request);
 

@@ -1,193 +1,24 @@
-/* model_json.c: a tolerant scanner of chat requests, and a writer of JSON text.
+/* model_json.c: a strict check of JSON documents, and ways through one that passed.
  *
- * Owns nothing. Any thread enters, each with its own document and writer. Invariant: a scan reads
- * each byte at most twice and never outside of the document, however broken it is.
+ * Owns nothing. Any thread enters, each with its own document. Invariant: the check reads each byte
+ * once and never outside of the document, however broken it is; the walks trust a checked document.
  */
 #include "model_json.h"
 
-#include <inttypes.h>
-#include <stdbool.h>
-#include <stdio.h>
+#include <stdlib.h>
 
-static const char replacement[] = "\xEF\xBF\xBD"; /* U+FFFD */
+/* Checking ------------------------------------------------------------------------------------ */
 
-/* Scanning ------------------------------------------------------------------------------------ */
-
-typedef struct scanner {
+typedef struct checker {
   const char *at, *end;
-  int depth;
-  weft_json_span key; /* of the value that comes next */
-  weft_json_chat found;
-} scanner;
+  size_t depth;
+  bool objects[WEFT_JSON_DEPTH_MAX]; /* which of the open containers are objects */
+} checker;
 
-static bool span_is(weft_json_span span, const char *text) {
-  return span.text && span.size == strlen(text) && memcmp(span.text, text, span.size) == 0;
-}
-
-/* Enters behind the opening quote, leaves behind the closing one. */
-static weft_json_span scan_string(scanner *s) {
-  const char *start = s->at;
-  while (s->at < s->end && *s->at != '"')
-    s->at += (*s->at == '\\' && s->end - s->at > 1) ? 2 : 1;
-  weft_json_span span = {start, (size_t)(s->at - start)};
-  if (s->at < s->end)
-    s->at++;
-  return span;
-}
-
-static bool colon_follows(scanner *s) {
-  while (s->at < s->end && strchr(" \t\r\n", *s->at) && *s->at)
-    s->at++;
-  return s->at < s->end && *s->at == ':';
-}
-
-static void take_value(scanner *s, weft_json_span value) {
-  if (s->depth == 1 && span_is(s->key, "model")) {
-    s->found.model = value;
-  } else if (span_is(s->key, "content") || (s->depth > 1 && span_is(s->key, "text"))) {
-    s->found.content = value;
-    s->found.content_bytes += value.size;
-  }
-}
-
-static void scan_token(scanner *s) {
-  char c = *s->at++;
-  if (c == '"') {
-    weft_json_span string = scan_string(s);
-    if (colon_follows(s)) {
-      s->key = string;
-    } else {
-      take_value(s, string);
-      s->key = (weft_json_span){0};
-    }
-  } else if (c == '{' || c == '[') {
-    s->depth++;
-    s->key = (weft_json_span){0};
-  } else if (c == '}' || c == ']') {
-    s->depth--;
-  } else if (c == ',') {
-    s->key = (weft_json_span){0};
-  }
-}
-
-weft_json_chat weft_json_scan_chat(const char *json, size_t size) {
-  scanner s = {.at = json, .end = json + size};
-  while (s.at < s.end)
-    scan_token(&s);
-  return s.found;
-}
-
-/* Unescaping ---------------------------------------------------------------------------------- */
-
-static int append_utf8(weft_buf *out, uint32_t code) {
-  uint8_t bytes[4];
-  size_t size;
-  if (code < 0x80) {
-    bytes[0] = (uint8_t)code;
-    size = 1;
-  } else if (code < 0x800) {
-    bytes[0] = (uint8_t)(0xC0 | code >> 6);
-    size = 2;
-  } else if (code < 0x10000) {
-    bytes[0] = (uint8_t)(0xE0 | code >> 12);
-    size = 3;
-  } else {
-    bytes[0] = (uint8_t)(0xF0 | code >> 18);
-    size = 4;
-  }
-  for (size_t i = 1; i < size; i++)
-    bytes[i] = (uint8_t)(0x80 | (code >> 6 * (size - 1 - i) & 0x3F));
-  return weft_buf_append(out, bytes, size);
-}
-
-int weft_json_hex_value(char c) {
-  if (c >= '0' && c <= '9')
-    return c - '0';
-  c |= 0x20;
-  return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
-/* The four digits at `at`, or -1 when there are no four hexadecimal digits. */
-static int32_t read_unit(const char *at, const char *end) {
-  if (end - at < 4)
-    return -1;
-  int32_t unit = 0;
-  for (int i = 0; i < 4; i++) {
-    int digit = weft_json_hex_value(at[i]);
-    if (digit < 0)
-      return -1;
-    unit = unit << 4 | digit;
-  }
-  return unit;
-}
-
-/* `*at` stands behind "\u"; leaves behind what it used. */
-static uint32_t read_code_point(const char **at, const char *end) {
-  int32_t high = read_unit(*at, end);
-  if (high < 0)
-    return 0xFFFD;
-  *at += 4;
-  if (high < 0xD800 || high > 0xDFFF)
-    return (uint32_t)high;
-  bool pair = high < 0xDC00 && end - *at >= 6 && (*at)[0] == '\\' && (*at)[1] == 'u';
-  int32_t low = pair ? read_unit(*at + 2, end) : -1;
-  if (low < 0xDC00 || low > 0xDFFF)
-    return 0xFFFD;
-  *at += 6;
-  return 0x10000 + ((uint32_t)(high - 0xD800) << 10) + (uint32_t)(low - 0xDC00);
-}
-
-/* `*at` stands behind a backslash. */
-static int append_escape(weft_buf *out, const char **at, const char *end) {
-  static const char names[] = "bfnrt", values[] = "\b\f\n\r\t";
-  char c = *(*at)++;
-  if (c == 'u')
-    return append_utf8(out, read_code_point(at, end));
-  const char *name = c ? strchr(names, c) : NULL;
-  return weft_buf_putc(out, (uint8_t)(name ? values[name - names] : c));
-}
-
-int weft_json_unescape(weft_json_span span, weft_buf *out) {
-  if (!span.text)
-    return WEFT_BUF_OK;
-  const char *at = span.text, *end = span.text + span.size;
-  int rc = WEFT_BUF_OK;
-  while (at < end && rc == WEFT_BUF_OK) {
-    const char *backslash = memchr(at, '\\', (size_t)(end - at));
-    const char *stop = backslash ? backslash : end;
-    rc = weft_buf_append(out, at, (size_t)(stop - at));
-    at = stop;
-    if (rc == WEFT_BUF_OK && end - at > 1) {
-      at++;
-      rc = append_escape(out, &at, end);
-    } else {
-      break;
-    }
-  }
-  return rc;
-}
-
-/* Writing ------------------------------------------------------------------------------------- */
-
-void weft_json_put_bytes(weft_json_writer *writer, const void *bytes, size_t size) {
-  if (writer->rc == WEFT_BUF_OK)
-    writer->rc = weft_buf_append(writer->out, bytes, size);
-}
-
-void weft_json_put(weft_json_writer *writer, const char *text) {
-  weft_json_put_bytes(writer, text, strlen(text));
-}
-
-void weft_json_put_number(weft_json_writer *writer, uint64_t number) {
-  char digits[24];
-  snprintf(digits, sizeof digits, "%" PRIu64, number);
-  weft_json_put(writer, digits);
-}
-
-/* The size of the UTF-8 sequence at `text`, or 0 when there is none (overlong, surrogate, cut). */
-static size_t utf8_size(const uint8_t *text, size_t left) {
+size_t weft_json_utf8_size(const char *text, size_t left) {
   static const uint32_t smallest[] = {0, 0, 0x80, 0x800, 0x10000};
-  uint8_t c = text[0];
+  const uint8_t *bytes = (const uint8_t *)text;
+  uint8_t c = bytes[0];
   if (c < 0x80)
     return 1;
   size_t size = c < 0xC2 ? 0 : c < 0xE0 ? 2 : c < 0xF0 ? 3 : c < 0xF5 ? 4 : 0;
@@ -195,47 +26,335 @@ static size_t utf8_size(const uint8_t *text, size_t left) {
     return 0;
   uint32_t code = c & (0x7Fu >> size);
   for (size_t i = 1; i < size; i++) {
-    if ((text[i] & 0xC0) != 0x80)
+    if ((bytes[i] & 0xC0) != 0x80)
       return 0;
-    code = code << 6 | (text[i] & 0x3Fu);
+    code = code << 6 | (bytes[i] & 0x3Fu);
   }
   bool valid = code >= smallest[size] && code <= 0x10FFFF && (code < 0xD800 || code > 0xDFFF);
   return valid ? size : 0;
 }
 
-static bool is_plain(uint8_t c) {
-  return c >= 0x20 && c < 0x80 && c != '"' && c != '\\';
+static bool is_space(char c) {
+  return c == ' ' || c == '\t' || c == '\n' || c == '\r';
 }
 
-/* Writes what no plain byte starts: an escape, a longer sequence or a replacement. */
-static size_t put_special(weft_json_writer *writer, const uint8_t *at, size_t left) {
-  static const char names[] = "\b\f\n\r\t\"\\", values[] = "bfnrt\"\\";
-  char escape[8];
-  uint8_t c = *at;
-  if (c >= 0x80) {
-    size_t size = utf8_size(at, left);
-    weft_json_put_bytes(writer, size ? (const char *)at : replacement, size ? size : 3);
-    return size ? size : 1;
+static bool is_digit(char c) {
+  return c >= '0' && c <= '9';
+}
+
+static void skip_space(const char **at, const char *end) {
+  while (*at < end && is_space(**at))
+    (*at)++;
+}
+
+static bool check_escape(checker *c) {
+  if (c->end - c->at < 2)
+    return false;
+  char name = c->at[1];
+  if (name != 'u') {
+    c->at += 2;
+    return name != '\0' && strchr("\"\\/bfnrt", name) != NULL;
   }
-  const char *name = c ? strchr(names, c) : NULL;
-  if (name)
-    snprintf(escape, sizeof escape, "\\%c", values[name - names]);
-  else
-    snprintf(escape, sizeof escape, "\\u%04x", c);
-  weft_json_put(writer, escape);
-  return 1;
+  for (int i = 2; i < 6; i++)
+    if (c->end - c->at <= i || weft_json_hex_value(c->at[i]) < 0)
+      return false;
+  c->at += 6;
+  return true;
 }
 
-void weft_json_put_string(weft_json_writer *writer, const char *text, size_t size) {
-  const uint8_t *at = (const uint8_t *)(text ? text : ""), *end = at + size;
-  weft_json_put(writer, "\"");
-  while (at < end) {
-    const uint8_t *start = at;
-    while (at < end && is_plain(*at))
+/* `at` stands on the opening quote; leaves behind the closing one. */
+static bool check_string(checker *c) {
+  if (c->at == c->end || *c->at++ != '"')
+    return false;
+  while (c->at < c->end && *c->at != '"') {
+    if (*c->at == '\\') {
+      if (!check_escape(c))
+        return false;
+      continue;
+    }
+    size_t size = weft_json_utf8_size(c->at, (size_t)(c->end - c->at));
+    if (size == 0 || (unsigned char)*c->at < 0x20)
+      return false;
+    c->at += size;
+  }
+  return c->at++ < c->end;
+}
+
+static bool check_digits(checker *c) {
+  const char *start = c->at;
+  while (c->at < c->end && is_digit(*c->at))
+    c->at++;
+  return c->at > start;
+}
+
+static bool check_number(checker *c) {
+  if (*c->at == '-')
+    c->at++;
+  const char *start = c->at;
+  if (!check_digits(c) || (*start == '0' && c->at > start + 1))
+    return false;
+  if (c->at < c->end && *c->at == '.') {
+    c->at++;
+    if (!check_digits(c))
+      return false;
+  }
+  if (c->at == c->end || (*c->at | 0x20) != 'e')
+    return true;
+  c->at++;
+  if (c->at < c->end && (*c->at == '+' || *c->at == '-'))
+    c->at++;
+  return check_digits(c);
+}
+
+static bool check_word(checker *c, const char *word) {
+  size_t size = strlen(word);
+  if ((size_t)(c->end - c->at) < size || memcmp(c->at, word, size) != 0)
+    return false;
+  c->at += size;
+  return true;
+}
+
+static bool check_scalar(checker *c) {
+  switch (*c->at) {
+  case '"':
+    return check_string(c);
+  case 't':
+    return check_word(c, "true");
+  case 'f':
+    return check_word(c, "false");
+  case 'n':
+    return check_word(c, "null");
+  default:
+    return check_number(c);
+  }
+}
+
+static bool check_key(checker *c) {
+  skip_space(&c->at, c->end);
+  if (!check_string(c))
+    return false;
+  skip_space(&c->at, c->end);
+  return check_word(c, ":");
+}
+
+/* Opens a container; sets `*closed` when it is empty. */
+static bool open_container(checker *c, bool *closed) {
+  bool object = *c->at++ == '{';
+  if (c->depth == WEFT_JSON_DEPTH_MAX)
+    return false;
+  skip_space(&c->at, c->end);
+  *closed = c->at < c->end && *c->at == (object ? '}' : ']');
+  if (*closed) {
+    c->at++;
+    return true;
+  }
+  c->objects[c->depth++] = object;
+  return !object || check_key(c);
+}
+
+/* Behind a value: closes what ends here. Leaves at the next value, or at depth 0. */
+static bool check_next(checker *c) {
+  while (c->depth > 0) {
+    skip_space(&c->at, c->end);
+    if (c->at == c->end)
+      return false;
+    bool object = c->objects[c->depth - 1];
+    char found = *c->at;
+    if (found == ',') {
+      c->at++;
+      return !object || check_key(c);
+    }
+    if (found != (object ? '}' : ']'))
+      return false;
+    c->at++;
+    c->depth--;
+  }
+  return true;
+}
+
+static bool check_value(checker *c) {
+  do {
+    skip_space(&c->at, c->end);
+    if (c->at == c->end)
+      return false;
+    bool closed = true;
+    bool container = *c->at == '{' || *c->at == '[';
+    if (container ? !open_container(c, &closed) : !check_scalar(c))
+      return false;
+    if (closed && !check_next(c))
+      return false;
+  } while (c->depth > 0);
+  return true;
+}
+
+static weft_json_kind kind_of(char first) {
+  switch (first) {
+  case '{':
+    return WEFT_JSON_OBJECT;
+  case '[':
+    return WEFT_JSON_ARRAY;
+  case '"':
+    return WEFT_JSON_STRING;
+  case 't':
+    return WEFT_JSON_TRUE;
+  case 'f':
+    return WEFT_JSON_FALSE;
+  case 'n':
+    return WEFT_JSON_NULL;
+  default:
+    return WEFT_JSON_NUMBER;
+  }
+}
+
+weft_json_value weft_json_check(const char *text, size_t size, size_t *wrong) {
+  checker c = {.at = text, .end = text + size};
+  skip_space(&c.at, c.end);
+  const char *start = c.at;
+  bool valid = check_value(&c);
+  const char *stop = c.at;
+  skip_space(&c.at, c.end);
+  if (!valid || c.at < c.end) {
+    *wrong = (size_t)(c.at - text);
+    return (weft_json_value){0};
+  }
+  return (weft_json_value){kind_of(*start), start, (size_t)(stop - start)};
+}
+
+/* Walking ------------------------------------------------------------------------------------- */
+
+/* `at` stands on the opening quote. */
+static const char *string_end(const char *at) {
+  for (at++; *at != '"'; at++)
+    if (*at == '\\')
       at++;
-    weft_json_put_bytes(writer, start, (size_t)(at - start));
-    if (at < end)
-      at += put_special(writer, at, (size_t)(end - at));
+  return at + 1;
+}
+
+static const char *value_end(const char *at, const char *end) {
+  size_t depth = 0;
+  do {
+    if (*at == '"') {
+      at = string_end(at);
+      continue;
+    }
+    if (*at == '{' || *at == '[')
+      depth++;
+    else if (*at == '}' || *at == ']')
+      depth--;
+    at++;
+  } while (depth > 0);
+  if (at[-1] == '"' || at[-1] == '}' || at[-1] == ']')
+    return at;
+  while (at < end && !is_space(*at) && *at != ',' && *at != '}' && *at != ']')
+    at++;
+  return at;
+}
+
+weft_json_walk weft_json_walk_in(weft_json_value container) {
+  bool keys = container.kind == WEFT_JSON_OBJECT;
+  if (!keys && container.kind != WEFT_JSON_ARRAY)
+    return (weft_json_walk){0};
+  return (weft_json_walk){container.text + 1, container.text + container.size - 1, keys};
+}
+
+bool weft_json_next(weft_json_walk *walk, weft_json_span *key, weft_json_value *value) {
+  *key = (weft_json_span){0};
+  while (walk->at < walk->end && (is_space(*walk->at) || *walk->at == ','))
+    walk->at++;
+  if (walk->at == walk->end)
+    return false;
+  if (walk->keys) {
+    const char *stop = string_end(walk->at);
+    *key = (weft_json_span){walk->at + 1, (size_t)(stop - walk->at) - 2};
+    walk->at = stop;
+    while (is_space(*walk->at) || *walk->at == ':')
+      walk->at++;
   }
-  weft_json_put(writer, "\"");
+  const char *stop = value_end(walk->at, walk->end);
+  *value = (weft_json_value){kind_of(*walk->at), walk->at, (size_t)(stop - walk->at)};
+  walk->at = stop;
+  return true;
+}
+
+static bool span_is(weft_json_span span, const char *text, size_t size) {
+  if (!span.text)
+    return false;
+  if (!memchr(span.text, '\\', span.size))
+    return span.size == size && memcmp(span.text, text, size) == 0;
+  weft_buf plain;
+  weft_buf_init(&plain, 0);
+  bool same = weft_json_unescape(span, &plain) == WEFT_BUF_OK && plain.size == size &&
+              (size == 0 || memcmp(plain.data, text, size) == 0);
+  weft_buf_free(&plain);
+  return same;
+}
+
+static weft_json_value get_member(weft_json_value object, const char *name, size_t size) {
+  weft_json_value found = {0}, value;
+  weft_json_span key;
+  if (object.kind != WEFT_JSON_OBJECT)
+    return found;
+  for (weft_json_walk walk = weft_json_walk_in(object); weft_json_next(&walk, &key, &value);)
+    if (span_is(key, name, size))
+      found = value;
+  return found;
+}
+
+static weft_json_value get_item(weft_json_value array, size_t index) {
+  weft_json_value value;
+  weft_json_span key;
+  weft_json_walk walk = weft_json_walk_in(array);
+  while (weft_json_next(&walk, &key, &value))
+    if (--index == 0)
+      return value;
+  return (weft_json_value){0};
+}
+
+weft_json_value weft_json_get(weft_json_value object, const char *key) {
+  return get_member(object, key, strlen(key));
+}
+
+weft_json_value weft_json_find(weft_json_value value, const char *path, size_t size) {
+  const char *end = path + size;
+  while (path < end && value.kind != WEFT_JSON_NONE) {
+    const char *dot = memchr(path, '.', (size_t)(end - path));
+    const char *stop = dot ? dot : end;
+    size_t index = 0;
+    for (const char *at = path; at < stop && is_digit(*at); at++)
+      index = index * 10 + (size_t)(*at - '0');
+    if (value.kind == WEFT_JSON_ARRAY)
+      value = index ? get_item(value, index) : (weft_json_value){0};
+    else
+      value = get_member(value, path, (size_t)(stop - path));
+    path = dot ? dot + 1 : end;
+  }
+  return value;
+}
+
+size_t weft_json_count(weft_json_value container) {
+  weft_json_value value;
+  weft_json_span key;
+  size_t count = 0;
+  for (weft_json_walk walk = weft_json_walk_in(container); weft_json_next(&walk, &key, &value);)
+    count++;
+  return count;
+}
+
+weft_json_span weft_json_string(weft_json_value value) {
+  if (value.kind != WEFT_JSON_STRING)
+    return (weft_json_span){0};
+  return (weft_json_span){value.text + 1, value.size - 2};
+}
+
+bool weft_json_is(weft_json_value value, const char *text) {
+  return span_is(weft_json_string(value), text, strlen(text));
+}
+
+double weft_json_number(weft_json_value value, double otherwise) {
+  char digits[64];
+  if (value.kind != WEFT_JSON_NUMBER || value.size >= sizeof digits)
+    return otherwise;
+  memcpy(digits, value.text, value.size);
+  digits[value.size] = '\0';
+  return strtod(digits, NULL);
 }

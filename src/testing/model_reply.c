@@ -1,171 +1,127 @@
-/* model_reply.c: routes, the bodies of answers in OpenAI's shape, and the heads around them.
+/* model_reply.c: routes, keys, faults: decides what the answer to a request is.
  *
- * Owns the scratch buffers of a replier. Only the server thread enters. Invariant: an answer's head
- * always tells the size of its full body, whatever a fault cuts off. Another API is one more route;
- * another way to send is one more field of weft_model_answer.
+ * Owns the speaker. Only the server thread enters. Invariant: a fault meets only requests that are
+ * valid and allowed in, so that a mistake of the client is never taken for a fault.
  */
 #include "model_reply.h"
 
+#include <math.h>
+#include <stdio.h>
 #include <time.h>
 
-#include "model_http.h"
-#include "model_json.h"
-#include "model_mock.h"
+#include "model_api.h"
+#include "model_head.h"
 #include "model_random.h"
+#include "model_timer.h"
 
-enum { SCRATCH_KEPT = 1024 * 1024 };
-
-/* What goes into the head and body of one answer; the body itself is in the replier. */
-typedef struct reply {
+/* The making of one answer. */
+typedef struct making {
+  weft_model_replier *replier;
+  const weft_model_request *request;
+  weft_model_answer *answer;
+  weft_model_turn *turn;  /* the answer's */
+  weft_model_fault fault; /* kind NONE without one */
+  int64_t date;           /* seconds since 1970 */
   int status;
-  const char *type;   /* of the content */
-  double retry_after; /* negative: none */
-  const char *allow;  /* the method that a 405 names, or NULL */
+  const char *type;  /* of the content */
+  const char *allow; /* the method that a 405 names, or NULL */
+  bool keep_alive, old;
   weft_json_writer body;
-  const weft_model_fault *fault; /* NULL: a good answer */
-} reply;
+} making;
 
-/* Statuses ------------------------------------------------------------------------------------ */
+/* Errors -------------------------------------------------------------------------------------- */
 
-static const struct status {
-  int status;
-  const char *name;
-  const char *type, *code; /* OpenAI's; code NULL: null */
-} statuses[] = {
-    {200, "OK", NULL, NULL},
-    {400, "Bad Request", "invalid_request_error", NULL},
-    {401, "Unauthorized", "invalid_request_error", "invalid_api_key"},
-    {403, "Forbidden", "invalid_request_error", "unsupported_country_region_territory"},
-    {404, "Not Found", "invalid_request_error", "unknown_url"},
-    {405, "Method Not Allowed", "invalid_request_error", "method_not_supported"},
-    {408, "Request Timeout", "invalid_request_error", NULL},
-    {409, "Conflict", "invalid_request_error", NULL},
-    {413, "Content Too Large", "invalid_request_error", NULL},
-    {422, "Unprocessable Content", "invalid_request_error", NULL},
-    {429, "Too Many Requests", "requests", "rate_limit_exceeded"},
-    {431, "Request Header Fields Too Large", "invalid_request_error", NULL},
-    {500, "Internal Server Error", "server_error", NULL},
-    {501, "Not Implemented", "server_error", NULL},
-    {502, "Bad Gateway", "server_error", NULL},
-    {503, "Service Unavailable", "server_error", NULL},
-    {504, "Gateway Timeout", "server_error", NULL},
-    {505, "HTTP Version Not Supported", "server_error", NULL},
-    {529, "Overloaded", "server_error", "overloaded"},
-};
-static const struct status other_client = {0, "Client Error", "invalid_request_error", NULL};
-static const struct status other_server = {0, "Server Error", "server_error", NULL};
-
-static const struct status *find_status(int status) {
-  for (size_t i = 0; i < sizeof statuses / sizeof *statuses; i++)
-    if (statuses[i].status == status)
-      return &statuses[i];
-  return status < 500 ? &other_client : &other_server;
+static void fail(making *m, const weft_model_failure *failure) {
+  m->status = failure->status;
+  m->type = "application/json";
+  m->answer->streams = false;
+  m->answer->body.size = 0;
+  m->turn->api->error(failure, m->turn->serial, &m->body);
 }
 
-static void put_text(weft_json_writer *out, const char *text) {
-  weft_json_put_string(out, text, strlen(text));
-}
-
-static void fail(reply *r, int status, const char *message) {
-  const struct status *info = find_status(status);
-  r->status = status;
-  weft_json_put(&r->body, "{\"error\":{\"message\":");
-  put_text(&r->body, message ? message : info->name);
-  weft_json_put(&r->body, ",\"type\":");
-  put_text(&r->body, info->type);
-  weft_json_put(&r->body, ",\"param\":null,\"code\":");
-  if (info->code)
-    put_text(&r->body, info->code);
-  else
-    weft_json_put(&r->body, "null");
-  weft_json_put(&r->body, "}}");
-}
-
-/* Chat completions ---------------------------------------------------------------------------- */
-
-static const char *canned_reply(const weft_model_config *config, const char *model) {
-  for (size_t i = 0; i < config->reply_count; i++)
-    if (strcmp(config->replies[i].model, model) == 0)
-      return config->replies[i].text;
-  return config->reply;
-}
-
-/* Writes what the model says to the last message, `prompt`, to replier->content. */
-static int compose_content(weft_model_replier *replier, const char *model, weft_json_span prompt) {
-  weft_json_writer out = {&replier->content, WEFT_BUF_OK};
-  const char *canned = canned_reply(replier->config, model);
-  if (canned) {
-    weft_json_put(&out, canned);
-    return out.rc;
-  }
-  weft_buf text;
-  weft_buf_init(&text, 0);
-  out.rc = weft_json_unescape(prompt, &text);
-  const char *said = text.data ? (const char *)text.data : "";
-  if (!weft_model_mock(model, said, text.size, &out)) {
-    weft_json_put(&out, "echo: ");
-    weft_json_put_bytes(&out, said, text.size);
-  }
-  weft_buf_free(&text);
-  return out.rc;
-}
-
-/* About what a tokenizer makes of a text: four bytes each. */
-static uint64_t tokens(size_t bytes) {
-  return bytes / 4 + 1;
-}
-
-static void put_completion(weft_model_replier *replier, const char *model, size_t prompt_bytes,
-                           weft_json_writer *out) {
-  uint64_t prompt = tokens(prompt_bytes), completion = tokens(replier->content.size);
-  weft_json_put(out, "{\"id\":\"chatcmpl-");
-  weft_json_put_number(out, replier->serial);
-  weft_json_put(out, "\",\"object\":\"chat.completion\",\"created\":");
-  weft_json_put_number(out, (uint64_t)time(NULL));
-  weft_json_put(out, ",\"model\":");
-  put_text(out, model);
-  weft_json_put(out, ",\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":");
-  weft_json_put_string(out, (const char *)replier->content.data, replier->content.size);
-  weft_json_put(out, "},\"logprobs\":null,\"finish_reason\":\"stop\"}],");
-  weft_json_put(out, "\"usage\":{\"prompt_tokens\":");
-  weft_json_put_number(out, prompt);
-  weft_json_put(out, ",\"completion_tokens\":");
-  weft_json_put_number(out, completion);
-  weft_json_put(out, ",\"total_tokens\":");
-  weft_json_put_number(out, prompt + completion);
-  weft_json_put(out, "}}");
-}
-
-static void complete_chat(weft_model_replier *replier, const weft_model_request *request,
-                          reply *r) {
-  if (!request->model) {
-    fail(r, 400, "you must provide a model parameter");
-    return;
-  }
-  weft_json_chat chat = weft_json_scan_chat(request->body, request->body_size);
-  r->body.rc = compose_content(replier, request->model, chat.content);
-  put_completion(replier, request->model, chat.content_bytes, &r->body);
+static void fail_with(making *m, int status, const char *message, const char *code) {
+  fail(m, &(weft_model_failure){.status = status, .message = message, .code = code});
 }
 
 /* Routes -------------------------------------------------------------------------------------- */
 
 typedef struct route {
   const char *method;
-  const char *suffix; /* of the path, without its query */
-  bool is_model;      /* needs the key, takes the latency, meets faults */
-  void (*answer)(weft_model_replier *replier, const weft_model_request *request, reply *r);
+  const char *suffix; /* of the path, before its query */
+  weft_model_family family;
+  weft_model_task task;
+  void (*answer)(making *m); /* NULL: what the task says */
 } route;
 
-static void answer_health(weft_model_replier *replier, const weft_model_request *request,
-                          reply *r) {
-  (void)replier, (void)request;
-  r->type = "text/plain";
-  weft_json_put(&r->body, "ok");
+static void answer_health(making *m) {
+  m->type = "text/plain";
+  weft_json_put(&m->body, "ok");
+}
+
+static void answer_version(making *m) {
+  weft_json_put(&m->body, "{\"version\":\"0.12.0\"}");
+}
+
+static void put_model(making *m, const char *name) {
+  if (m->turn->ask.family == WEFT_MODEL_ANTHROPIC) {
+    weft_json_put(&m->body, "{\"type\":\"model\",\"id\":");
+    weft_json_put_text(&m->body, name);
+    weft_json_put(&m->body, ",\"display_name\":");
+    weft_json_put_text(&m->body, name);
+    weft_json_put(&m->body, ",\"created_at\":\"2025-01-01T00:00:00Z\"}");
+  } else if (m->turn->ask.family == WEFT_MODEL_OLLAMA) {
+    weft_json_put(&m->body, "{\"name\":");
+    weft_json_put_text(&m->body, name);
+    weft_json_put(&m->body, ",\"model\":");
+    weft_json_put_text(&m->body, name);
+    weft_json_put(&m->body, ",\"modified_at\":\"2025-01-01T00:00:00Z\",\"size\":1,\"details\":{}}");
+  } else {
+    weft_json_put(&m->body, "{\"id\":");
+    weft_json_put_text(&m->body, name);
+    weft_json_put(&m->body, ",\"object\":\"model\",\"created\":1735689600,\"owned_by\":\"weft\"}");
+  }
+}
+
+static void put_models(making *m) {
+  static const char *const built_in[] = {"mock-sentiment", "mock-topic", "mock-summary"};
+  const weft_model_config *config = m->replier->config;
+  const char *const *models = config->models ? config->models : built_in;
+  size_t count = config->models ? config->model_count : sizeof built_in / sizeof *built_in;
+  for (size_t i = 0; i < count; i++) {
+    weft_json_put(&m->body, i ? "," : "");
+    put_model(m, models[i]);
+  }
+}
+
+static void answer_models(making *m) {
+  if (m->turn->ask.family == WEFT_MODEL_OLLAMA) {
+    weft_json_put(&m->body, "{\"models\":[");
+    put_models(m);
+    weft_json_put(&m->body, "]}");
+  } else if (m->turn->ask.family == WEFT_MODEL_ANTHROPIC) {
+    weft_json_put(&m->body, "{\"data\":[");
+    put_models(m);
+    weft_json_put(&m->body, "],\"has_more\":false,\"first_id\":null,\"last_id\":null}");
+  } else {
+    weft_json_put(&m->body, "{\"object\":\"list\",\"data\":[");
+    put_models(m);
+    weft_json_put(&m->body, "]}");
+  }
 }
 
 static const route routes[] = {
-    {"POST", "/chat/completions", true, complete_chat},
-    {"GET", "/health", false, answer_health},
+    {"POST", "/api/chat", WEFT_MODEL_OLLAMA, WEFT_MODEL_TASK_CHAT, NULL},
+    {"POST", "/api/generate", WEFT_MODEL_OLLAMA, WEFT_MODEL_TASK_GENERATE, NULL},
+    {"POST", "/api/embed", WEFT_MODEL_OLLAMA, WEFT_MODEL_TASK_EMBED, NULL},
+    {"POST", "/api/embeddings", WEFT_MODEL_OLLAMA, WEFT_MODEL_TASK_EMBED_ONE, NULL},
+    {"GET", "/api/tags", WEFT_MODEL_OLLAMA, WEFT_MODEL_TASK_NONE, answer_models},
+    {"GET", "/api/version", WEFT_MODEL_OLLAMA, WEFT_MODEL_TASK_NONE, answer_version},
+    {"POST", "/messages", WEFT_MODEL_ANTHROPIC, WEFT_MODEL_TASK_CHAT, NULL},
+    {"POST", "/messages/count_tokens", WEFT_MODEL_ANTHROPIC, WEFT_MODEL_TASK_COUNT, NULL},
+    {"POST", "/chat/completions", WEFT_MODEL_OPENAI, WEFT_MODEL_TASK_CHAT, NULL},
+    {"POST", "/embeddings", WEFT_MODEL_OPENAI, WEFT_MODEL_TASK_EMBED, NULL},
+    {"GET", "/models", WEFT_MODEL_OPENAI, WEFT_MODEL_TASK_NONE, answer_models},
+    {"GET", "/health", WEFT_MODEL_OPENAI, WEFT_MODEL_TASK_NONE, answer_health},
 };
 
 static const route *find_route(const char *path) {
@@ -178,170 +134,388 @@ static const route *find_route(const char *path) {
   return NULL;
 }
 
-static bool is_authorized(const char *api_key, const weft_model_request *request) {
+/* In whose shape an answer is when the path does not tell. */
+static weft_model_family guess_family(const weft_model_request *request) {
+  if (weft_model_request_header(request, "anthropic-version"))
+    return WEFT_MODEL_ANTHROPIC;
+  return strncmp(request->path, "/api/", 5) == 0 ? WEFT_MODEL_OLLAMA : WEFT_MODEL_OPENAI;
+}
+
+/* Who may ask --------------------------------------------------------------------------------- */
+
+/* Takes as long for a wrong key as for a right one is not needed: it is a server for tests. */
+static bool has_key(const weft_model_request *request, weft_model_family family, const char *key) {
   static const char scheme[] = "Bearer ";
-  if (!api_key)
-    return true;
+  if (family == WEFT_MODEL_ANTHROPIC) {
+    const char *sent = weft_model_request_header(request, "x-api-key");
+    return sent && strcmp(sent, key) == 0;
+  }
   const char *sent = weft_model_request_header(request, "authorization");
   size_t prefix = sizeof scheme - 1;
-  return sent && strncmp(sent, scheme, prefix) == 0 && strcmp(sent + prefix, api_key) == 0;
+  return sent && strncmp(sent, scheme, prefix) == 0 && strcmp(sent + prefix, key) == 0;
 }
 
-static void apply_fault(const weft_model_fault *fault, reply *r) {
-  r->fault = fault;
-  if (fault->kind == WEFT_MODEL_FAULT_STATUS) {
-    r->retry_after = fault->retry_after;
-    r->body.out->size = 0;
-    fail(r, fault->status, fault->message);
-  } else if (fault->kind == WEFT_MODEL_FAULT_GARBAGE) {
-    r->body.out->size = 0;
-    weft_json_put(&r->body, "{\"choices\": [{\"message\": <html>this is not JSON</html>");
+static bool admit(making *m) {
+  weft_model_family family = m->turn->ask.family;
+  const char *key = m->replier->config->api_key;
+  if (key && !has_key(m->request, family, key)) {
+    fail_with(m, 401,
+              family == WEFT_MODEL_ANTHROPIC
+                  ? "invalid x-api-key"
+                  : "missing or incorrect API key: send it as Authorization: Bearer",
+              NULL);
+    return false;
+  }
+  if (family == WEFT_MODEL_ANTHROPIC &&
+      !weft_model_request_header(m->request, "anthropic-version")) {
+    fail_with(m, 400, "anthropic-version: header is required", NULL);
+    return false;
+  }
+  return true;
+}
+
+static bool exists(const weft_model_config *config, const char *model) {
+  for (size_t i = 0; i < config->model_count; i++)
+    if (strcmp(config->models[i], model) == 0)
+      return true;
+  return config->models == NULL;
+}
+
+/* Faults -------------------------------------------------------------------------------------- */
+
+static weft_model_failure failure_of(const weft_model_fault *fault) {
+  return (weft_model_failure){
+      .status = fault->status, .message = fault->message, .type = fault->type, .code = fault->code};
+}
+
+static void fail_by_fault(making *m) {
+  const weft_model_fault *fault = &m->fault;
+  weft_model_failure failure = failure_of(fault);
+  fail(m, &failure);
+  if (fault->body) {
+    m->answer->body.size = 0;
+    weft_json_put(&m->body, fault->body);
+  }
+  if (fault->inside)
+    m->status = 200;
+}
+
+static void send_garbage(making *m) {
+  m->answer->body.size = 0;
+  weft_json_put(&m->body, "{\"choices\": [{\"message\": <html>this is not JSON</html>");
+}
+
+static void send_elsewhere(making *m) {
+  m->status = m->fault.status;
+  m->answer->streams = false;
+  m->answer->body.size = 0;
+}
+
+static void send_bomb(making *m) {
+  static const char *const befores[] = {
+      "{\"object\":\"chat.completion\",\"choices\":[{\"index\":0,\"finish_reason\":\"stop\","
+      "\"message\":{\"role\":\"assistant\",\"content\":\"",
+      "{\"type\":\"message\",\"role\":\"assistant\",\"stop_reason\":\"end_turn\","
+      "\"usage\":{\"input_tokens\":1,\"output_tokens\":1},"
+      "\"content\":[{\"type\":\"text\",\"text\":\"",
+      "{\"done\":true,\"done_reason\":\"stop\",\"message\":{\"role\":\"assistant\",\"content\":\"",
+  };
+  static const char *const afters[] = {"\"}}]}", "\"}]}", "\"}}"};
+  weft_model_family family = m->turn->ask.family;
+  m->answer->streams = false;
+  m->answer->body.size = 0;
+  weft_gzip_bomb(befores[family], m->fault.bomb, afters[family], &m->body);
+}
+
+/* Sets where and how the answer breaks. */
+static void set_break(making *m) {
+  const weft_model_fault *fault = &m->fault;
+  weft_model_break *brk = &m->answer->brk;
+  static const weft_model_ending endings[] = {
+      [WEFT_MODEL_FAULT_RESET] = WEFT_MODEL_RESET,
+      [WEFT_MODEL_FAULT_TRUNCATE] = WEFT_MODEL_CLOSE,
+      [WEFT_MODEL_FAULT_STALL] = WEFT_MODEL_STALL,
+      [WEFT_MODEL_FAULT_PAUSE] = WEFT_MODEL_MORE,
+  };
+  *brk = (weft_model_break){.armed = true,
+                            .ending = endings[fault->kind],
+                            .point = fault->point,
+                            .seconds = fault->seconds,
+                            .byte = UINT64_MAX};
+  bool halfway = fault->point == WEFT_MODEL_IN_BODY || fault->point == WEFT_MODEL_IN_EVENT;
+  if (fault->point == WEFT_MODEL_AT_BYTE)
+    brk->byte = fault->byte;
+  else if (halfway && !m->answer->streams)
+    brk->byte = m->answer->body.size / 2;
+  else if (halfway)
+    brk->after = fault->after >= 0 ? (size_t)fault->after : weft_model_turn_deltas(m->turn) / 2;
+}
+
+/* A fault of a stream whose head and first events are good. */
+static void set_interruption(making *m, const weft_model_failure *failure) {
+  const weft_model_fault *fault = &m->fault;
+  m->turn->interruption = (weft_model_interruption){
+      .failure = failure,
+      .garbage = fault->kind == WEFT_MODEL_FAULT_GARBAGE,
+      .named = fault->inside == WEFT_MODEL_INSIDE_NAMED,
+      .done = fault->inside == WEFT_MODEL_INSIDE_DONE,
+      .after = fault->after >= 0 ? (size_t)fault->after : weft_model_turn_deltas(m->turn) / 2,
+  };
+}
+
+static void apply_fault(making *m) {
+  const weft_model_fault *fault = &m->fault;
+  bool streams = m->answer->streams;
+  m->answer->faulty = true;
+  m->answer->next_pause += fault->delay;
+  switch (fault->kind) {
+  case WEFT_MODEL_FAULT_STATUS:
+    m->turn->failure = failure_of(fault);
+    if (streams && fault->inside)
+      set_interruption(m, &m->turn->failure);
+    else
+      fail_by_fault(m);
+    break;
+  case WEFT_MODEL_FAULT_GARBAGE:
+    if (streams)
+      set_interruption(m, NULL);
+    else
+      send_garbage(m);
+    break;
+  case WEFT_MODEL_FAULT_REDIRECT:
+    send_elsewhere(m);
+    break;
+  case WEFT_MODEL_FAULT_BOMB:
+    send_bomb(m);
+    break;
+  default:
+    break;
   }
 }
 
-/* Writes the body of the answer; returns true when latency and faults apply to it. */
-static bool dispatch(weft_model_replier *replier, const weft_model_request *request, reply *r) {
-  const route *to = find_route(request->path);
-  bool head = strcmp(request->method, "HEAD") == 0;
-  if (!to) {
-    fail(r, 404, "unknown request URL");
-  } else if (strcmp(request->method, to->method) != 0 &&
-             !(head && strcmp(to->method, "GET") == 0)) {
-    r->allow = to->method;
-    fail(r, 405, "method not allowed for this URL");
-  } else if (to->is_model && !is_authorized(replier->config->api_key, request)) {
-    fail(r, 401, "missing or incorrect API key: send it as Authorization: Bearer");
+/* Content ------------------------------------------------------------------------------------- */
+
+/* A limit of the server itself is no fault. */
+static void refuse_by_quota(making *m) {
+  double left = weft_model_quota_reset(&m->replier->quota, weft_model_now());
+  fail_with(m, 429, "Rate limit reached for requests or tokens", NULL);
+  m->fault = (weft_model_fault){.retry_after = left,
+                                .retry_after_ms = -1,
+                                .retry_after_date = -1,
+                                .should_retry = -1,
+                                .style = weft_model_style_none()};
+}
+
+static void write_content(making *m) {
+  weft_model_turn *turn = m->turn;
+  weft_model_task task = turn->ask.task;
+  if (task == WEFT_MODEL_TASK_EMBED || task == WEFT_MODEL_TASK_EMBED_ONE) {
+    m->turn->api->embed(turn, &m->body);
+  } else if (turn->ask.stream) {
+    m->answer->streams = true;
+    m->type = turn->api->stream_type;
   } else {
-    to->answer(replier, request, r);
-    return to->is_model;
+    turn->api->plain(turn, &m->body);
   }
-  return false;
+}
+
+static void read_dimensions(making *m) {
+  size_t asked = m->turn->ask.dimensions;
+  m->turn->dimensions = asked ? asked : m->replier->config->dimensions;
+}
+
+static double latency(weft_model_replier *replier) {
+  const weft_model_config *config = replier->config;
+  double seconds = config->latency;
+  if (config->jitter > 0)
+    seconds += config->jitter * weft_model_random(&replier->jitter_state);
+  return seconds;
+}
+
+/* Answers a valid request to a model. */
+static void answer_model(making *m) {
+  weft_model_replier *replier = m->replier;
+  weft_model_turn *turn = m->turn;
+  read_dimensions(m);
+  m->body.rc = weft_model_speak(&replier->speaker, turn);
+  m->answer->next_pause = latency(replier);
+  if (!weft_model_quota_take(&replier->quota, turn, weft_model_now())) {
+    refuse_by_quota(m);
+    return;
+  }
+  bool faulty = weft_model_faults_take(replier->faults, m->request, turn->ask.stream, &m->fault);
+  turn->style = replier->config->style;
+  if (faulty)
+    turn->style = weft_model_style_merge(turn->style, &m->fault.style);
+  write_content(m);
+  if (faulty)
+    apply_fault(m);
+}
+
+static void answer_task(making *m) {
+  weft_model_failure failure = {0};
+  int rc = weft_model_ask_read(&m->turn->ask, &failure);
+  if (rc != WEFT_BUF_OK)
+    m->body.rc = rc;
+  else if (failure.status)
+    fail(m, &failure);
+  else if (!exists(m->replier->config, m->request->model))
+    fail_with(m, 404, "the model does not exist or you have no access to it", "model_not_found");
+  else
+    answer_model(m);
+}
+
+static void dispatch(making *m) {
+  const route *to = find_route(m->request->path);
+  bool head = strcmp(m->request->method, "HEAD") == 0;
+  weft_model_family guess = guess_family(m->request);
+  bool told = to && (to->task != WEFT_MODEL_TASK_NONE || to->family == WEFT_MODEL_OLLAMA);
+  m->turn->ask.family = told ? to->family : guess;
+  m->turn->ask.task = to ? to->task : WEFT_MODEL_TASK_NONE;
+  m->turn->api = weft_model_api_of(m->turn->ask.family);
+  if (!to) {
+    fail_with(m, 404, "unknown request URL", "unknown_url");
+  } else if (strcmp(m->request->method, to->method) != 0 &&
+             !(head && strcmp(to->method, "GET") == 0)) {
+    m->allow = to->method;
+    fail_with(m, 405, "method not allowed for this URL", NULL);
+  } else if (to->answer == answer_health) {
+    answer_health(m);
+  } else if (admit(m)) {
+    if (to->answer)
+      to->answer(m);
+    else
+      answer_task(m);
+  }
 }
 
 /* Heads --------------------------------------------------------------------------------------- */
 
-static void put_header(weft_json_writer *out, const char *name, const char *value) {
-  weft_json_put(out, name);
-  weft_json_put(out, ": ");
-  weft_json_put(out, value);
-  weft_json_put(out, "\r\n");
+static void put_status_line(weft_json_writer *out, int status) {
+  weft_json_putf(out, "HTTP/1.1 %d %s\r\n", status, weft_model_status_name(status));
 }
 
-static void put_number_header(weft_json_writer *out, const char *name, uint64_t value) {
-  weft_json_put(out, name);
-  weft_json_put(out, ": ");
-  weft_json_put_number(out, value);
-  weft_json_put(out, "\r\n");
-}
-
-/* Retry-After knows whole seconds only; clients of OpenAI prefer the milliseconds. */
-static void put_retry_after(weft_json_writer *out, double seconds) {
-  uint64_t milliseconds = (uint64_t)(seconds * 1e3 + 0.5);
-  put_number_header(out, "Retry-After", (milliseconds + 999) / 1000);
-  put_number_header(out, "retry-after-ms", milliseconds);
-}
-
-static void put_head(weft_json_writer *out, const reply *r, uint64_t serial, bool close) {
-  weft_json_put(out, "HTTP/1.1 ");
-  weft_json_put_number(out, (uint64_t)r->status);
-  weft_json_put(out, " ");
-  weft_json_put(out, find_status(r->status)->name);
-  weft_json_put(out, "\r\n");
-  put_header(out, "Content-Type", r->type);
-  put_number_header(out, "Content-Length", r->body.out->size);
-  put_number_header(out, "x-request-id", serial);
-  if (r->retry_after >= 0)
-    put_retry_after(out, r->retry_after);
-  if (r->allow)
-    put_header(out, "Allow", r->allow);
-  put_header(out, "Connection", close ? "close" : "keep-alive");
-  weft_json_put(out, "\r\n");
-}
-
-/* How a fault changes the way an answer is sent; its head ends at `head`. */
-static void bend(weft_model_answer *answer, const weft_model_fault *fault, size_t head) {
-  size_t body = answer->bytes.size - head;
-  answer->faulty = true;
-  answer->delay += fault->delay;
-  if (fault->kind == WEFT_MODEL_FAULT_RESET) {
-    answer->reset = true;
-  } else if (fault->kind == WEFT_MODEL_FAULT_TRUNCATE) {
-    answer->cut = head + (fault->truncate < body ? fault->truncate : body);
-    answer->close = true;
-  } else if (fault->kind == WEFT_MODEL_FAULT_STALL) {
-    answer->cut = head + body / 2;
-    answer->stall = fault->stall;
-    answer->close = true;
+static void put_location(making *m, weft_json_writer *out) {
+  const char *to = m->fault.location;
+  if (strcmp(to, "same") != 0 && strcmp(to, "other") != 0) {
+    weft_model_put_header(out, "Location", to);
+    return;
   }
+  weft_json_putf(out, "Location: http://%s:%u", to[0] == 's' ? "127.0.0.1" : "localhost",
+                 (unsigned)m->replier->port);
+  weft_json_put(out, m->request->path);
+  weft_json_put(out, "\r\n");
 }
 
-static int assemble(const weft_model_replier *replier, const reply *r, bool head_only,
-                    weft_model_answer *answer) {
-  weft_json_writer out = {&answer->bytes, r->body.rc};
-  put_head(&out, r, replier->serial, answer->close);
-  size_t head = answer->bytes.size;
-  if (!head_only)
-    weft_json_put_bytes(&out, replier->body.data, replier->body.size);
-  answer->cut = answer->bytes.size;
-  if (r->fault)
-    bend(answer, r->fault, head);
-  return out.rc;
+static void put_fault_headers(making *m, weft_json_writer *out) {
+  weft_model_put_retry_headers(out, &m->fault, m->date);
+  if (m->fault.location)
+    put_location(m, out);
+  weft_model_put_headers(out, m->fault.headers, m->fault.header_count);
+}
+
+static void put_framing(making *m, weft_json_writer *out) {
+  weft_model_answer *answer = m->answer;
+  int framing = weft_model_chosen(m->turn->style.framing, WEFT_MODEL_FRAMING_USUAL);
+  bool unsized = answer->streams || framing != WEFT_MODEL_FRAMING_USUAL;
+  answer->chunked = unsized && framing != WEFT_MODEL_FRAMING_CLOSE && !m->old;
+  answer->close = !m->keep_alive || (unsized && !answer->chunked) || m->fault.length_off != 0;
+  answer->keeps_promise = !weft_model_chosen(m->turn->style.hang_up, 0);
+  if (answer->chunked)
+    weft_model_put_header(out, "Transfer-Encoding", "chunked");
+  else if (!unsized)
+    weft_json_putf(out, "Content-Length: %lld\r\n",
+                   (long long)answer->body.size + (long long)m->fault.length_off);
+  bool told = answer->close && m->fault.length_off == 0;
+  weft_model_put_header(out, "Connection", told ? "close" : "keep-alive");
+}
+
+static void put_head(making *m) {
+  weft_json_writer out = {&m->answer->head, WEFT_BUF_OK};
+  const weft_model_config *config = m->replier->config;
+  bool model = m->turn->ask.task != WEFT_MODEL_TASK_NONE;
+  bool anthropic = m->turn->ask.family == WEFT_MODEL_ANTHROPIC;
+  bool compressed = weft_model_chosen(m->turn->style.gzip, 0);
+  for (double i = 0; i < m->turn->style.interim && out.rc == WEFT_BUF_OK; i++)
+    weft_json_put(&out, "HTTP/1.1 103 Early Hints\r\nLink: </>\r\n\r\n");
+  put_status_line(&out, m->status);
+  weft_model_put_date_header(&out, "Date", m->date);
+  weft_model_put_header(&out, "Content-Type", m->type);
+  if (compressed || m->fault.kind == WEFT_MODEL_FAULT_BOMB)
+    weft_model_put_header(&out, "Content-Encoding", "gzip");
+  put_framing(m, &out);
+  weft_json_putf(&out, "%s: req_%llu\r\n", anthropic ? "request-id" : "x-request-id",
+                 (unsigned long long)m->turn->serial);
+  if (m->allow)
+    weft_model_put_header(&out, "Allow", m->allow);
+  put_fault_headers(m, &out);
+  if (model) {
+    weft_model_put_headers(&out, config->headers, config->header_count);
+    weft_model_put_quota(&m->replier->quota, m->turn->ask.family, weft_model_now(), m->date, &out);
+  }
+  weft_json_put(&out, "\r\n");
+  if (m->body.rc == WEFT_BUF_OK)
+    m->body.rc = out.rc;
 }
 
 /* Answers ------------------------------------------------------------------------------------- */
 
-void weft_model_replier_init(weft_model_replier *replier, const weft_model_config *config,
-                             weft_model_faults *faults) {
+int weft_model_replier_init(weft_model_replier *replier, const weft_model_config *config,
+                            weft_model_faults *faults) {
   *replier = (weft_model_replier){.config = config, .faults = faults};
   replier->jitter_state = ~config->seed; /* not the row of the random faults */
+  weft_model_quota_init(&replier->quota, config);
+  return weft_model_speaker_init(&replier->speaker, config);
 }
 
 void weft_model_replier_free(weft_model_replier *replier) {
-  weft_buf_free(&replier->content);
-  weft_buf_free(&replier->body);
+  weft_model_speaker_free(&replier->speaker);
 }
 
-/* A scratch buffer is used again, unless one huge answer made it huge. */
-static void clear_scratch(weft_buf *scratch) {
-  if (scratch->capacity > SCRATCH_KEPT)
-    weft_buf_free(scratch);
-  scratch->size = 0;
+static making begin(weft_model_replier *replier, weft_model_answer *answer) {
+  weft_model_turn *turn = &answer->turn;
+  turn->serial = ++replier->serial;
+  turn->created = time(NULL);
+  turn->style = weft_model_style_none();
+  turn->api = &weft_model_openai_api;
+  return (making){.replier = replier,
+                  .answer = answer,
+                  .turn = turn,
+                  .fault = weft_model_no_fault(),
+                  .date = turn->created,
+                  .status = 200,
+                  .type = "application/json",
+                  .body = {&answer->body, WEFT_BUF_OK}};
 }
 
-static reply begin(weft_model_replier *replier) {
-  replier->serial++;
-  clear_scratch(&replier->content);
-  clear_scratch(&replier->body);
-  return (reply){.status = 200,
-                 .type = "application/json",
-                 .retry_after = -1,
-                 .body = {&replier->body, WEFT_BUF_OK}};
+/* Ends the making: compresses what is whole, frames it, and sets the break. */
+static int complete(making *m, bool head_only) {
+  weft_model_answer *answer = m->answer;
+  bool whole = !answer->streams && m->fault.kind != WEFT_MODEL_FAULT_BOMB;
+  if (whole && weft_model_chosen(m->turn->style.gzip, 0) && m->body.rc == WEFT_BUF_OK)
+    m->body.rc = weft_gzip_pack(&answer->gzip, &answer->body, true);
+  put_head(m);
+  if (m->fault.kind >= WEFT_MODEL_FAULT_RESET && m->fault.kind <= WEFT_MODEL_FAULT_PAUSE)
+    set_break(m);
+  if (head_only) {
+    answer->body.size = 0;
+    answer->streams = answer->chunked = false;
+  }
+  return m->body.rc;
 }
 
 int weft_model_reply(weft_model_replier *replier, const weft_model_request *request,
-                     bool keep_alive, weft_model_answer *answer) {
-  const weft_model_config *config = replier->config;
-  reply r = begin(replier);
-  weft_model_fault fault;
-  *answer = (weft_model_answer){.close = !keep_alive};
-  if (dispatch(replier, request, &r)) {
-    answer->delay = config->latency;
-    if (config->jitter > 0)
-      answer->delay += config->jitter * weft_model_random(&replier->jitter_state);
-    if (weft_model_faults_take(replier->faults, request->model, &fault))
-      apply_fault(&fault, &r);
-  }
-  return assemble(replier, &r, strcmp(request->method, "HEAD") == 0, answer);
+                     bool keep_alive, bool old, weft_model_answer *answer) {
+  making m = begin(replier, answer);
+  m.request = m.turn->ask.request = request;
+  m.keep_alive = keep_alive;
+  m.old = old;
+  dispatch(&m);
+  return complete(&m, strcmp(request->method, "HEAD") == 0);
 }
 
 int weft_model_refuse(weft_model_replier *replier, int status, weft_model_answer *answer) {
-  reply r = begin(replier);
-  *answer = (weft_model_answer){.close = true};
-  fail(&r, status, NULL);
-  return assemble(replier, &r, false, answer);
-}
-
-void weft_model_answer_free(weft_model_answer *answer) {
-  weft_buf_free(&answer->bytes);
-  *answer = (weft_model_answer){0};
+  making m = begin(replier, answer);
+  fail_with(&m, status, NULL, NULL);
+  return complete(&m, false);
 }

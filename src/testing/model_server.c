@@ -33,6 +33,7 @@ enum { EVENTS_AT_ONCE = 256, ACCEPTS_AT_ONCE = 64, ACCEPT_PAUSE_MS = 20 };
 
 struct weft_model_server {
   weft_model_config config; /* immutable */
+  weft_model_arena arena;   /* of the configuration */
   weft_model_record record; /* has its own lock */
   weft_model_faults faults; /* has its own lock */
   weft_model_loop loop;     /* the server thread's */
@@ -136,7 +137,7 @@ static int open_listener(weft_model_server *server, char error[WEFT_MODEL_ERROR_
     snprintf(what, sizeof what, "cannot listen on 127.0.0.1:%u", (unsigned)server->config.port);
     return failed(what, error);
   }
-  server->port = ntohs(address.sin_port);
+  server->port = server->loop.replier.port = ntohs(address.sin_port);
   return 0;
 }
 
@@ -153,10 +154,10 @@ static int open_descriptors(weft_model_server *server, char error[WEFT_MODEL_ERR
 }
 
 static int copy_options(weft_model_server *server, const weft_model_config *config) {
-  int rc = weft_model_config_copy(&server->config, config);
+  int rc = weft_model_config_copy(&server->arena, &server->config, config);
   rc |= weft_model_record_init(&server->record, config->record);
   rc |= weft_model_faults_init(&server->faults, config);
-  weft_model_replier_init(&server->loop.replier, &server->config, &server->faults);
+  rc |= weft_model_replier_init(&server->loop.replier, &server->config, &server->faults);
   server->loop.record = &server->record;
   server->loop.scratch = weft_malloc(WEFT_MODEL_READ_SIZE);
   return server->loop.scratch ? rc : -1;
@@ -222,7 +223,7 @@ void weft_model_server_stop(weft_model_server *server) {
   weft_free(server->loop.scratch);
   weft_model_faults_free(&server->faults);
   weft_model_record_free(&server->record);
-  weft_model_config_free(&server->config);
+  weft_model_arena_free(&server->arena);
   weft_free(server);
 }
 

@@ -1,5 +1,5 @@
 /* model_server.h: a model server for tests and demos: HTTP/1.1 on a loopback port, answers in the
- * shape of OpenAI's chat completions, scripted faults, and a record of what it received.
+ * shapes of OpenAI, Anthropic and Ollama, faults, and a record of what it received.
  *
  * A server runs in a thread of its own, in which every signal is blocked; all its descriptors are
  * close-on-exec. Unless a function says otherwise, any thread may call it, and it blocks for no
@@ -8,58 +8,138 @@
 #ifndef WEFT_TESTING_MODEL_SERVER_H
 #define WEFT_TESTING_MODEL_SERVER_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#include "model_style.h"
 
 enum {
   WEFT_MODEL_ERROR_SIZE = 256,
   WEFT_MODEL_FOREVER = -1, /* weft_model_fault.times: every matching request */
 };
 
+/* What a server says ------------------------------------------------------------------------- */
+
+typedef struct weft_model_header {
+  const char *name, *value; /* as they were sent, or are to be sent */
+} weft_model_header;
+
+/* A call of a tool by the model. */
+typedef struct weft_model_call {
+  const char *id; /* NULL: made up */
+  const char *name;
+  const char *arguments; /* JSON, unless the model is to be wrong */
+} weft_model_call;
+
+/* One answer of a model. */
+typedef struct weft_model_canned {
+  const char *text; /* NULL: none */
+  bool is_template; /* {{…}} in the text stands for parts of the request: model_template.h */
+  uint64_t tokens;  /* above 0: so many words are made up instead */
+  const weft_model_call *calls;
+  size_t call_count;
+  const char *refusal; /* OpenAI's; NULL: none */
+  const char *finish;  /* why it ends, in OpenAI's words; NULL: "stop" or "tool_calls" */
+  int64_t input_tokens, output_tokens; /* -1: counted */
+} weft_model_canned;
+
+/* Which requests get which answers. */
+typedef struct weft_model_rule {
+  const char *model;   /* NULL: any */
+  const char *pattern; /* that the last message matches: weft_model_config.matches; NULL: any */
+  const weft_model_canned *replies; /* one after the other; the last one stays */
+  size_t reply_count;               /* at least 1 */
+  int64_t times;                    /* how many requests it takes, or WEFT_MODEL_FOREVER */
+} weft_model_rule;
+
+/* Faults -------------------------------------------------------------------------------------- */
+
 typedef enum weft_model_fault_kind {
-  WEFT_MODEL_FAULT_NONE,     /* a good answer; useful with a delay */
+  WEFT_MODEL_FAULT_NONE,     /* a good answer; useful with a delay or a style */
   WEFT_MODEL_FAULT_STATUS,   /* an error status, with an error body */
-  WEFT_MODEL_FAULT_RESET,    /* a TCP reset before the first byte of the answer */
-  WEFT_MODEL_FAULT_TRUNCATE, /* the full Content-Length, a part of the body, then a close */
-  WEFT_MODEL_FAULT_STALL,    /* half of the body, silence, then a close */
+  WEFT_MODEL_FAULT_RESET,    /* a TCP reset */
+  WEFT_MODEL_FAULT_TRUNCATE, /* a close */
+  WEFT_MODEL_FAULT_STALL,    /* silence, then a close */
+  WEFT_MODEL_FAULT_PAUSE,    /* silence, then the rest */
   WEFT_MODEL_FAULT_GARBAGE,  /* status 200 with a body that is not JSON */
+  WEFT_MODEL_FAULT_REDIRECT, /* a status of the 300s with a Location */
+  WEFT_MODEL_FAULT_BOMB,     /* a small body that becomes a huge one */
 } weft_model_fault_kind;
+
+/* Where in an answer RESET, TRUNCATE, STALL and PAUSE happen. */
+typedef enum weft_model_point {
+  WEFT_MODEL_BEFORE,     /* no byte is sent */
+  WEFT_MODEL_IN_HEAD,    /* half of the head is */
+  WEFT_MODEL_AFTER_HEAD, /* all of the head is */
+  WEFT_MODEL_IN_BODY,  /* half of the body; of a stream: after `after` deltas, between two events */
+  WEFT_MODEL_IN_EVENT, /* the same, in the middle of the next event */
+  WEFT_MODEL_AT_BYTE,  /* `byte` bytes of the body */
+  WEFT_MODEL_AT_END,   /* all of the body, but not the end of its framing */
+} weft_model_point;
+
+/* How the error of a STATUS is sent. */
+typedef enum weft_model_inside {
+  WEFT_MODEL_OUTSIDE,      /* with its status */
+  WEFT_MODEL_INSIDE,       /* inside of a 200: a stream ends with it */
+  WEFT_MODEL_INSIDE_NAMED, /* the same, as `event: error` */
+  WEFT_MODEL_INSIDE_DONE,  /* the same, and the usual last mark follows */
+} weft_model_inside;
 
 typedef struct weft_model_fault {
   weft_model_fault_kind kind;
-  const char *model;   /* takes only requests for this model; NULL: any */
-  int64_t times;       /* how many requests it takes: at least 1, or WEFT_MODEL_FOREVER */
-  double delay;        /* before the first byte, on top of the latency; finite, >= 0 */
-  int status;          /* STATUS: 400 to 599 */
-  double retry_after;  /* STATUS: sent as Retry-After; negative: no such header */
-  const char *message; /* STATUS: the error's text; NULL: the name of the status */
-  size_t truncate;     /* TRUNCATE: bytes of the body that are sent */
-  double stall;        /* STALL: length of the silence; INFINITY: until the client closes */
+  const char *model;  /* takes only requests for this model; NULL: any */
+  const char *path;   /* takes only requests whose path ends so; NULL: any */
+  int stream;         /* 1: takes only streams, 0: only plain requests, -1: both */
+  int64_t times;      /* how many requests it takes: at least 1, or WEFT_MODEL_FOREVER */
+  double delay;       /* before the first byte, on top of the latency; finite, >= 0 */
+  int status;         /* STATUS: 400 to 599; REDIRECT: 300 to 399 */
+  double retry_after; /* STATUS: as Retry-After in seconds and retry-after-ms; negative: neither */
+  double retry_after_ms;   /* STATUS: only this header, in milliseconds; negative: not */
+  double retry_after_date; /* STATUS: Retry-After as a date, so many seconds ahead; negative: not */
+  int should_retry;        /* STATUS: x-should-retry; negative: no such header */
+  const char *message, *type, *code; /* STATUS: of the error; NULL: as is usual for the status */
+  const char *body; /* STATUS: instead of an error in the API's shape; NULL: that */
+  weft_model_inside inside;
+  weft_model_point point;
+  size_t byte;          /* AT_BYTE */
+  int64_t after;        /* deltas of a stream before it happens; -1: half of them */
+  double seconds;       /* STALL, PAUSE: of silence; INFINITY: until the client closes */
+  const char *location; /* REDIRECT: a URL, "same" or "other" (the origin) */
+  uint64_t bomb;        /* BOMB: bytes that come out */
+  int64_t length_off;   /* is added to Content-Length */
+  const weft_model_header *headers; /* more of them */
+  size_t header_count;
+  weft_model_style style; /* wins over the server's */
 } weft_model_fault;
 
-typedef struct weft_model_canned {
-  const char *model;
-  const char *text;
-} weft_model_canned;
+/* The server ---------------------------------------------------------------------------------- */
 
 typedef struct weft_model_config {
-  uint16_t port;                    /* 0: the system chooses a free one */
-  const char *api_key;              /* NULL: none is needed */
-  const char *reply;                /* the content of every answer; NULL: see model_reply.h */
-  const weft_model_canned *replies; /* contents by model name; they win over `reply` */
-  size_t reply_count;
-  double latency, jitter; /* an answer takes latency + [0, 1) * jitter; finite, >= 0 */
-  uint64_t seed;          /* of the jitter and of the random faults */
+  uint16_t port;                /* 0: the system chooses a free one */
+  const char *api_key;          /* NULL: none is needed */
+  const weft_model_rule *rules; /* the first that matches answers; else see model_reply.h */
+  size_t rule_count;
+  const char *const *models; /* all that there are; NULL: any name is one */
+  size_t model_count;
+  size_t dimensions;                /* of embeddings, unless the request says it */
+  const weft_model_header *headers; /* more of them, in every answer of a model */
+  size_t header_count;
+  double requests_per_window, tokens_per_window; /* negative: no limit */
+  double window;                                 /* seconds */
+  weft_model_style style;
+  double latency, jitter;         /* an answer takes latency + [0, 1) * jitter; finite, >= 0 */
+  uint64_t seed;                  /* of the jitter and of the random faults */
   const weft_model_fault *faults; /* scripted: the first that matches takes the request */
   size_t fault_count;
-  double fault_rate;      /* 0 to 1: how often a request that no script took meets `fault` */
-  weft_model_fault fault; /* its `times` is not used */
-  size_t record;          /* how many of the last requests are kept */
+  double fault_rate; /* 0 to 1: how often a request that no script took meets a random one */
+  const weft_model_fault *random; /* one of them, each as often; their `times` are not used */
+  size_t random_count;
+  size_t record; /* how many of the last requests are kept */
+  /* Whether a text matches a pattern; called by the server thread alone. NULL: none does. */
+  bool (*matches)(void *matcher, const char *pattern, const char *text, size_t size);
+  void *matcher; /* not owned; used by the server thread until the server has stopped */
 } weft_model_config;
-
-typedef struct weft_model_header {
-  const char *name, *value; /* as they were sent */
-} weft_model_header;
 
 /* A request as it was received. Immutable and counted: it lives while a list holds it. */
 typedef struct weft_model_request {
@@ -69,6 +149,8 @@ typedef struct weft_model_request {
   size_t header_count;
   const char *body;
   size_t body_size;
+  uint64_t connection; /* which one, from 1 */
+  double time;         /* when it was complete: seconds on the monotonic clock */
 } weft_model_request;
 
 typedef struct weft_model_stats {
@@ -87,7 +169,11 @@ typedef struct weft_model_server weft_model_server;
 /* Defaults: a chosen port, no key, no latency, no faults, the last 1000 requests are kept. */
 void weft_model_config_init(weft_model_config *config);
 
-/* Starts a server, which listens when this returns. Copies all of `config`. Returns a server that
+/* A fault that does nothing yet, once: for the fields that are not set. */
+weft_model_fault weft_model_no_fault(void);
+
+/* Starts a server, which listens when this returns. Copies all of `config` but the
+ * matcher. Returns a server that
  * the caller gives back with weft_model_server_stop, or NULL with the reason in `error`. */
 weft_model_server *weft_model_server_start(const weft_model_config *config,
                                            char error[WEFT_MODEL_ERROR_SIZE]);
