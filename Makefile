@@ -6,7 +6,7 @@ SAN ?=
 CC ?= gcc
 AR ?= ar
 OPT ?= -O2
-WARN = -Wall -Wextra -Wno-unused-parameter
+WARN = -Wall -Wextra -Wno-unused-parameter -Wno-missing-field-initializers
 
 ifeq ($(LUA),luajit)
 LUA_BIN ?= luajit
@@ -34,9 +34,9 @@ CORE = platform mem clock buf error parcel waiter block inbox timer io context s
 CORE_SRC = $(wildcard $(CORE:%=src/core/%.c))
 # closure → names → ship → encode → decode → scheduler → outcome, and one file a userdata.
 BINDING = module state errors bytecode bytecode_54 bytecode_jit lostwrite vmprobe names ship \
-          encode refuse decode shared scheduler park wake guest nginx coroutines outcome slab worker objects \
+          encode refuse decode shared scheduler park wake guest nginx coroutines outcome roster roll slab worker objects \
           context pool group group_go group_drain group_wait group_task group_leave time channel \
-          ticker select sync limiter dict singleflight budget health sse http http_stream
+          ticker select sync limiter dict singleflight budget health sse http http_stream tasks
 BINDING_SRC = $(wildcard $(BINDING:%=src/lua/%.c))
 SERVER = model_timer model_arena model_json model_json_write model_gzip model_http model_record \
          model_style model_config model_fault model_ask model_template model_mock model_content \

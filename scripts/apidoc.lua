@@ -33,6 +33,7 @@ local sections = {
     "lua/weft/error.lua",
     "src/lua/module.c",
   },
+  { "Watching", "What the process does.", "src/lua/tasks.c" },
   { "weft.http", nil, "lua/weft/http.lua", "src/lua/http.c", "lua/weft/http_stream.lua" },
   { "Server-sent events", "The parser alone.", "src/lua/sse.c" },
   { "Budgets", "What may be spent, by all tasks together.", "src/lua/budget.c" },

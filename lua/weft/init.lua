@@ -13,13 +13,14 @@ local weft = {
   inline = "inline", -- as a pool: run tasks in the calling state, where captured variables are shared
 }
 
-local internal = { host = true, methods = true, fail_at = true, new_error = true, http_request = true, class = true, null = true }
+local internal = { host = true, methods = true, fail_at = true, new_error = true, http_request = true, class = true, null = true, own_folder = true }
 for name, value in pairs(core) do
   if not internal[name] then
     weft[name] = value
   end
 end
 
+core.own_folder(debug.getinfo(1, "S").source)
 core.methods.context.after = function(ctx, fn)
   return require("weft.after").after(ctx, fn)
 end

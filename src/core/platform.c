@@ -24,7 +24,7 @@ static _Atomic uint32_t threads_live;
 static _Atomic uint64_t thread_fail_countdown;
 static _Atomic uint32_t generation;
 static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
-enum { MAX_LOCKS = 16 };
+enum { MAX_LOCKS = 32 };
 typedef struct lock_list { /* static locks of this library */
   _Atomic(pthread_mutex_t *) locks[MAX_LOCKS];
   _Atomic uint32_t count;
@@ -179,7 +179,7 @@ int weft_parker_init(weft_parker *parker, int interruptible) {
 static struct timespec *time_left(uint64_t until_ns, struct timespec *left) {
   if (until_ns == WEFT_NEVER_NS)
     return NULL;
-  uint64_t now_ns = weft_clock_now_ns();
+  uint64_t now_ns = weft_clock_real_ns();
   uint64_t ns = until_ns > now_ns ? until_ns - now_ns : 0;
   left->tv_sec = (time_t)(ns / 1000000000u);
   left->tv_nsec = (long)(ns % 1000000000u);

@@ -54,7 +54,7 @@ typedef struct weft_parker {
 
 /* With `interruptible` the sleep ends when a signal handler ran. Returns 0 or an errno value. */
 int weft_parker_init(weft_parker *parker, int interruptible);
-/* Only the owner parks. Blocks until unparked, `until_ns` (monotonic) or, when interruptible, a
+/* Only the owner parks. Blocks until unparked, `until_ns` (weft_clock_real_ns) or, when interruptible, a
  * signal. Returns 1 when a signal ended it, else 0. */
 int weft_parker_park(weft_parker *parker, uint64_t until_ns);
 void weft_parker_unpark(weft_parker *parker);

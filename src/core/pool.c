@@ -225,3 +225,12 @@ int weft_pool_resize(weft_pool *pool, uint32_t threads) {
     weft_worker_start(fresh);
   return WEFT_OK;
 }
+
+/* ---- looking ---- */
+
+void weft_pool_each_queued(weft_pool *pool, uint32_t most, void (*visit)(weft_task *, void *),
+                           void *arg) {
+  lock_pool(pool);
+  weft_queue_each(&pool->queue, most, visit, arg);
+  pthread_mutex_unlock(&pool->lock);
+}

@@ -96,6 +96,9 @@ void weft_pool_shut(weft_pool *pool);
 /* Queues a waiter for the end of the last thread of a pool that was shut; 0 when there is none. */
 int weft_pool_wait_end(weft_pool *pool, weft_waiter *waiter);
 void weft_pool_unwait_end(weft_pool *pool, weft_waiter *waiter);
+/* Calls visit for tasks in the pool's queue, `most` of them, under its lock. */
+void weft_pool_each_queued(weft_pool *pool, uint32_t most, void (*visit)(weft_task *, void *arg),
+                           void *arg);
 /* Changes how many threads it may have (1 to WEFT_POOL_MAX_THREADS): fewer end when they are idle. */
 int weft_pool_resize(weft_pool *pool, uint32_t threads);
 enum { WEFT_POOL_MAX_THREADS = 1024 };
@@ -104,6 +107,8 @@ enum { WEFT_POOL_MAX_THREADS = 1024 };
 
 /* The next task to start, or NULL. Does not block. */
 weft_task *weft_worker_next(weft_worker *worker);
+/* Calls visit for the tasks on the worker's own ring. */
+void weft_worker_each_queued(weft_worker *worker, void (*visit)(weft_task *, void *arg), void *arg);
 /* 1 when the pool takes no more tasks. */
 int weft_worker_is_ending(weft_worker *worker);
 /* Sleeps until there may be work: 1, or 0 when the thread shall end. `has_parked`: tasks of this

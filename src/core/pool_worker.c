@@ -240,6 +240,18 @@ int weft_worker_is_ending(weft_worker *worker) {
   return is_ending;
 }
 
+/* ---- looking ---- */
+
+/* A task on the ring may be stolen and freed at any moment: those that are looked at are taken first. */
+void weft_worker_each_queued(weft_worker *worker, void (*visit)(weft_task *, void *), void *arg) {
+  weft_task *taken[WEFT_RING_SIZE];
+  uint32_t count = 0;
+  while (count < WEFT_RING_SIZE && (taken[count] = weft_ring_take(&worker->ring)))
+    visit(taken[count++], arg);
+  for (uint32_t i = 0; i < count; i++)
+    weft_ring_put(&worker->ring, taken[i]); /* only its owner puts: there is room */
+}
+
 /* ---- sleeping ---- */
 
 static int has_news(weft_worker *worker) {
@@ -254,11 +266,11 @@ static int spin(weft_worker *worker) {
   if (!pool->may_spin || atomic_load(&pool->spinning) > 0)
     return has_news(worker);
   atomic_fetch_add(&pool->spinning, 1);
-  uint64_t until_ns = weft_clock_now_ns() + SPIN_NS;
+  uint64_t until_ns = weft_clock_real_ns() + SPIN_NS;
   do
     for (int i = 0; i < LOOKS_PER_CLOCK && !(found = has_news(worker)); i++)
       weft_cpu_relax();
-  while (!found && weft_clock_now_ns() < until_ns);
+  while (!found && weft_clock_real_ns() < until_ns);
   atomic_fetch_sub(&pool->spinning, 1);
   return found;
 }

@@ -70,6 +70,16 @@ uint32_t weft_queue_take(weft_queue *queue, struct weft_task **tasks, uint32_t m
   return taken;
 }
 
+void weft_queue_each(weft_queue *queue, uint32_t most, void (*visit)(struct weft_task *, void *),
+                     void *arg) {
+  uint32_t place = queue->first;
+  for (struct weft_queue_chunk *chunk = queue->head; chunk; chunk = chunk->next, place = 0) {
+    uint32_t end = chunk == queue->tail ? queue->end : PLACES;
+    for (; place < end && most > 0; place++, most--)
+      visit(chunk->tasks[place], arg);
+  }
+}
+
 void weft_queue_free(weft_queue *queue) {
   weft_free(queue->spare);
   while (queue->head) {

@@ -20,6 +20,9 @@ typedef struct weft_queue { /* starts as zeros */
 int weft_queue_put(weft_queue *queue, struct weft_task *task);
 /* Takes the oldest, `most` at most: how many. */
 uint32_t weft_queue_take(weft_queue *queue, struct weft_task **tasks, uint32_t most);
+/* Calls visit for the oldest, `most` at most, which stay. */
+void weft_queue_each(weft_queue *queue, uint32_t most, void (*visit)(struct weft_task *, void *arg),
+                     void *arg);
 /* Frees its memory; the tasks in it are not touched. */
 void weft_queue_free(weft_queue *queue);
 

@@ -35,6 +35,8 @@ static uint32_t process_plus_one;   /* whose pipe it is; guarded by lock */
 static int pipe_out = -1;           /* guarded by lock; read by the I/O thread after the job was posted */
 static _Atomic int pipe_in = -1;    /* the handler's */
 static _Atomic uint64_t arrived;    /* signals that came once already */
+static _Atomic uint64_t listened;   /* signals that have a listener: no number of them ends the process */
+static void (*_Atomic listeners[LARGEST_SIGNAL + 1])(void); /* each set once */
 
 /* Not held over a fork: its holder may wait for the I/O thread's lock. A list that was being changed
  * is whole again after one store. */
@@ -45,7 +47,8 @@ static __attribute__((constructor)) void renew_after_forks(void) {
 static void on_signal(int number) {
   int saved_errno = errno;
   uint64_t bit = (uint64_t)1 << (number - 1);
-  if (atomic_fetch_or(&arrived, bit) & bit) {
+  int is_again = (atomic_fetch_or(&arrived, bit) & bit) && !(atomic_load(&listened) & bit);
+  if (is_again) {
     signal(number, SIG_DFL);
     raise(number);
   } else {
@@ -75,6 +78,9 @@ static subscription *take_subscriptions(int number) {
 }
 
 static void deliver(int number) {
+  void (*listener)(void) = atomic_load(&listeners[number]);
+  if (listener)
+    listener();
   weft_error *cause = weft_error_newf("signal", "signal %d (%s)", number, strsignal(number));
   subscription *entry = take_subscriptions(number);
   while (entry) {
@@ -156,4 +162,17 @@ weft_context *weft_signal_context(weft_context *parent, const int *signals, int 
     return NULL;
   }
   return context;
+}
+
+int weft_signal_listen(int signal_number, void (*listener)(void)) {
+  uint64_t bit = (uint64_t)1 << (signal_number - 1);
+  pthread_mutex_lock(&lock);
+  int rc = open_pipe();
+  if (rc == 0) {
+    atomic_store(&listeners[signal_number], listener);
+    atomic_fetch_or(&listened, bit);
+    install(bit);
+  }
+  pthread_mutex_unlock(&lock);
+  return rc == 0;
 }

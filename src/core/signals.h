@@ -1,4 +1,4 @@
-/* signals.h: contexts that a signal cancels (Go's signal.NotifyContext). */
+/* signals.h: contexts that a signal cancels (Go's signal.NotifyContext), and functions that it calls. */
 #ifndef WEFT_CORE_SIGNALS_H
 #define WEFT_CORE_SIGNALS_H
 
@@ -9,5 +9,8 @@
  * The handlers stay. NULL: no memory, descriptor or
  * thread. Any thread; does not block. */
 weft_context *weft_signal_context(weft_context *parent, const int *signals, int count);
+/* From now on the I/O thread calls `listener` whenever the signal arrives, which it must not block for
+ * long; the signal has no other effect then. 0: no descriptor or thread. Any thread; does not block. */
+int weft_signal_listen(int signal_number, void (*listener)(void));
 
 #endif

@@ -96,6 +96,9 @@ void weft_leave_group_park(weft_park *park);
 int weft_finish_progress(lua_State *L, weft_park *park, int source);
 int weft_park_for_progress(lua_State *L, const weft_park_op *op, weft_group_body *group);
 
+/* The `describe` of both: how many tasks are to go. */
+void weft_describe_group(const weft_park *park, char *text, size_t size);
+
 /* ---- group_task.c ---- */
 
 /* Pushes the userdata of a task of the group at stack index 1. */

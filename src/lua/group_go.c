@@ -10,6 +10,7 @@
 #include "pool.h"
 #include "vmprobe.h"
 
+#include <stdio.h>
 #include <string.h>
 
 enum { DRAIN_EVERY = 64, CREDIT = 64 };
@@ -193,7 +194,15 @@ static void leave_go(weft_park *park) {
     weft_pool_unwait_room(group->pool, &park->waiter);
 }
 
-static const weft_park_op go_op = {"group:go", finish_go, go, leave_go, NULL, 0};
+static void describe_go(const weft_park *park, char *text, size_t size) {
+  weft_group *group = park->object;
+  if (park->waiter.slot == group)
+    snprintf(text, size, "the limit of %u tasks is reached", group->limit);
+  else
+    snprintf(text, size, "the queue of pool '%s' is full", group->pool->name);
+}
+
+static const weft_park_op go_op = {"group:go", finish_go, go, leave_go, NULL, 0, describe_go};
 
 /* Waits for room, in the group or in the pool's queue. */
 static int wait_for_room(weft_group_body *group, lua_State *L) {

@@ -20,7 +20,7 @@ static int finish_join(lua_State *L, weft_park *park, int source) {
 }
 
 static const weft_park_op join_op = {"leaving a group",     finish_join, NULL,
-                                     weft_leave_group_park, NULL,        0};
+                                     weft_leave_group_park, NULL, 0, weft_describe_group};
 
 /* Waits without a way out: cancellation has been passed on to the tasks. */
 static int join(weft_group_body *group, lua_State *L) {

@@ -79,7 +79,8 @@ static int push_task_outcome(lua_State *L, int env, task_ref ref) {
 static int wait_task(lua_State *L);
 
 static const weft_park_op wait_task_op = {
-    "task:wait", weft_finish_progress, wait_task, weft_leave_group_park, NULL, 0};
+    "task:wait", weft_finish_progress, wait_task, weft_leave_group_park, NULL, 0,
+    weft_describe_group};
 
 /*** Waits until this task has ended.
  * @function task:wait

@@ -8,6 +8,8 @@
 #include "errors.h"
 #include "outcome.h"
 
+#include <stdio.h>
+
 /* Pushes { kind = "joined", errors = {…}, message } of all weft_group_failures, in the order of go.
  */
 static void push_joined(weft_group_body *group, lua_State *L, int errors, uint32_t count) {
@@ -107,8 +109,13 @@ static void abandon_wait(weft_park *park, int source) {
   weft_context_release(park->waiter.slot);
 }
 
-static const weft_park_op wait_op = {"group:wait",          finish_wait,  NULL,
-                                     weft_leave_group_park, abandon_wait, 0};
+void weft_describe_group(const weft_park *park, char *text, size_t size) {
+  uint32_t running = weft_group_running(park->object);
+  snprintf(text, size, "%u task%s to go", running, running == 1 ? "" : "s");
+}
+
+static const weft_park_op wait_op = {"group:wait", finish_wait, NULL, weft_leave_group_park,
+                                     abandon_wait, 0, weft_describe_group};
 
 /*** Waits until every task has ended.
  * @function group:wait
@@ -160,7 +167,8 @@ int weft_park_for_progress(lua_State *L, const weft_park_op *op, weft_group_body
 static int next_completed(lua_State *L);
 
 static const weft_park_op completed_op = {
-    "group:completed", weft_finish_progress, next_completed, weft_leave_group_park, NULL, WEFT_PARK_STEPS};
+    "group:completed", weft_finish_progress, next_completed, weft_leave_group_park,
+    NULL, WEFT_PARK_STEPS, weft_describe_group};
 
 /* Pushes task, value, error. */
 static int push_completed(weft_group_body *group, lua_State *L) {

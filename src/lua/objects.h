@@ -24,6 +24,7 @@ void weft_open_http(struct weft_state *state, lua_State *L);
 void weft_open_http_stream(struct weft_state *state, lua_State *L);
 void weft_open_channel(struct weft_state *state, lua_State *L);
 void weft_open_sync(struct weft_state *state, lua_State *L);
+void weft_open_tasks(struct weft_state *state, lua_State *L);
 void weft_open_limiter(struct weft_state *state, lua_State *L);
 void weft_open_budget(struct weft_state *state, lua_State *L);
 void weft_open_health(struct weft_state *state, lua_State *L);

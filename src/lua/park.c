@@ -209,14 +209,14 @@ static int spin_for_news(weft_scheduler *scheduler) {
   uint32_t count = atomic_load_explicit(&processors, memory_order_relaxed);
   if (!count)
     atomic_store(&processors, count = weft_cpu_count());
-  uint64_t until_ns = count > 1 ? weft_clock_now_ns() + SPIN_NS : 0;
+  uint64_t until_ns = count > 1 ? weft_clock_real_ns() + SPIN_NS : 0;
   do
     for (int i = 0; i < 32; i++) {
       if (!weft_inbox_is_empty(scheduler->inbox))
         return 1;
       weft_cpu_relax();
     }
-  while (until_ns && weft_clock_now_ns() < until_ns);
+  while (until_ns && weft_clock_real_ns() < until_ns);
   return 0;
 }
 
@@ -225,6 +225,7 @@ static int spin_for_news(weft_scheduler *scheduler) {
 static int drive(weft_scheduler *scheduler, lua_State *L) {
   weft_fiber *self = &scheduler->main;
   int is_raising = 0;
+  self->co = L;
   while (self->state == WEFT_FIBER_PARKED) {
     if (weft_scheduler_turn(scheduler) || spin_for_news(scheduler))
       continue;
@@ -259,7 +260,7 @@ int weft_park_wait(weft_state *state, lua_State *L, weft_park *park, weft_contex
   }
   hold_object(scheduler, fiber);
   fiber->state = WEFT_FIBER_PARKED;
-  scheduler->parked++;
+  weft_tally(&scheduler->parked, 1);
   if (fiber->is_guest)
     return weft_guest_wait(state, L, park);
   return fiber == &scheduler->main ? wait_outside(state, L, park) : yield_fiber(scheduler, L, park);

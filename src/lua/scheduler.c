@@ -7,12 +7,14 @@
  */
 #include "fibers.h"
 
+#include "clock.h"
 #include "errors.h"
 #include "guest.h"
 #include "mem.h"
 #include "monitor.h"
 #include "outcome.h"
 #include "platform.h"
+#include "roster.h"
 #include "state.h"
 #include "value.h"
 
@@ -46,7 +48,7 @@ static weft_fiber *take_fiber(weft_scheduler *scheduler, lua_State *L) {
   }
   scheduler->idle = fiber->next;
   scheduler->idle_count--;
-  scheduler->live++;
+  weft_tally(&scheduler->live, 1);
   fiber->next = NULL;
   fiber->outer = NULL;
   fiber->where = NULL;
@@ -67,7 +69,7 @@ static void give_fiber_back(weft_scheduler *scheduler, weft_fiber *fiber, int ca
   }
   fiber->state = WEFT_FIBER_IDLE;
   fiber->task = NULL;
-  scheduler->live--;
+  weft_tally(&scheduler->live, -1);
   /* those with a coroutine first */
   weft_fiber **link = &scheduler->idle;
   if (!fiber->co && *link) {
@@ -177,6 +179,7 @@ void weft_scheduler_start(weft_scheduler *scheduler, weft_task *task) {
     weft_raise_context(scheduler->state, L, weft_task_context(task));
   weft_fiber *fiber = scheduler->starting_fiber = take_fiber(scheduler, L);
   fiber->task = task;
+  fiber->started_ns = weft_clock_coarse_ns();
   int count = unpack_task(scheduler, L, task);
   fiber->where = scheduler->state->ship.first_where;
   lua_xmove(L, fiber->co, count);
@@ -207,11 +210,19 @@ void weft_scheduler_start_local(weft_scheduler *scheduler, lua_State *L, weft_fi
   atomic_store(&task->runner, scheduler->inbox);
   fiber->task = task;
   fiber->is_local = 1;
+  fiber->started_ns = weft_clock_coarse_ns();
   fiber->outer = scheduler->current;
   fiber->outer_task = fiber->outer ? fiber->outer->task : NULL;
   lua_xmove(L, fiber->co, count);
   fiber->start_args = (uint16_t)(count - 1);
   weft_fiber_push_ready(scheduler, fiber);
+}
+
+void weft_scheduler_each(weft_scheduler *scheduler, void (*visit)(weft_fiber *, void *), void *arg) {
+  for (weft_fiber_block *block = scheduler->blocks; block; block = block->next)
+    for (int i = 0; i < WEFT_FIBERS_PER_BLOCK; i++)
+      if (block->fibers[i].state != WEFT_FIBER_IDLE && block->fibers[i].task)
+        visit(&block->fibers[i], arg);
 }
 
 /* ---- life ---- */
@@ -221,9 +232,13 @@ int weft_scheduler_open(weft_scheduler *scheduler, weft_state *state, weft_worke
   scheduler->state = state;
   scheduler->worker = worker;
   if (loop)
-    return (scheduler->guests = weft_guests_new(loop)) != NULL;
-  scheduler->inbox = worker ? worker->inbox : weft_inbox_acquire(WEFT_INBOX_SCRIPT);
-  return scheduler->inbox != NULL;
+    scheduler->guests = weft_guests_new(loop);
+  else
+    scheduler->inbox = worker ? worker->inbox : weft_inbox_acquire(WEFT_INBOX_SCRIPT);
+  if (!scheduler->guests && !scheduler->inbox)
+    return 0;
+  weft_roster_enter(scheduler);
+  return 1;
 }
 
 void weft_fiber_abandon(weft_scheduler *scheduler, weft_fiber *fiber) {
@@ -262,10 +277,16 @@ static void abandon_all(weft_scheduler *scheduler) {
 }
 
 void weft_scheduler_close(weft_scheduler *scheduler) {
+  int is_open = scheduler->guests || scheduler->inbox;
+  if (is_open)
+    weft_roster_leave(scheduler);
+  scheduler->is_closing = 1;
   if (scheduler->guests)
     weft_guests_free(scheduler);
   if (scheduler->inbox)
     abandon_all(scheduler);
+  if (scheduler->inbox)
+    weft_scheduler_take_inbox(scheduler); /* messages that came before */
   while (scheduler->blocks) {
     weft_fiber_block *block = scheduler->blocks;
     scheduler->blocks = block->next;

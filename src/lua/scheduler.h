@@ -20,8 +20,17 @@ struct weft_state;
 typedef struct weft_fiber weft_fiber;
 typedef struct weft_park weft_park;
 typedef struct weft_watch weft_watch;
+typedef struct weft_scheduler weft_scheduler;
+typedef struct weft_message weft_message;
 struct weft_guests;
 struct weft_guest_loop;
+
+/* What any thread may send to a scheduler: `receive` is called on the state's thread, between tasks, and
+ * owns the message. When the state is closing it only frees it. */
+struct weft_message {
+  weft_wait wait; /* first */
+  void (*receive)(weft_scheduler *scheduler, weft_message *message);
+};
 
 /* How a park ended. */
 enum { WEFT_PARK_EVENT, WEFT_PARK_CANCELED, WEFT_PARK_ABANDONED };
@@ -48,6 +57,8 @@ typedef struct weft_park_op {
    * would have, and gives back what the event brought. After leave, unless the event came. May be NULL. */
   void (*abandon)(weft_park *park, int source);
   uint8_t flags; /* of those above */
+  /* Says what it waits for, in a few words, for dumps; may be NULL. On the state's thread. */
+  void (*describe)(const weft_park *park, char *text, size_t size);
 } weft_park_op;
 
 struct weft_park {
@@ -63,7 +74,8 @@ enum { WEFT_FIBER_IDLE, WEFT_FIBER_READY, WEFT_FIBER_RUNNING, WEFT_FIBER_PARKED 
  * whoever calls from outside of any task. */
 struct weft_fiber {
   weft_park park; /* first */
-  lua_State *co;
+  lua_State *co;       /* of `main`: the caller, while it is parked */
+  uint64_t started_ns; /* coarse */
   weft_fiber *next; /* of the ready or the idle list */
   weft_task *task;
   const char *where;        /* file:line of the task's function; the group keeps it; may be NULL */
@@ -81,7 +93,7 @@ struct weft_fiber {
   uint8_t is_guest : 1;   /* of an event loop that is not ours: guest.h */
 };
 
-typedef struct weft_scheduler {
+struct weft_scheduler {
   struct weft_state *state;
   weft_inbox *inbox;
   weft_worker *worker; /* NULL: a host */
@@ -94,11 +106,21 @@ typedef struct weft_scheduler {
   weft_fiber *ready_head, *ready_tail;
   weft_fiber *idle;
   struct weft_fiber_block *blocks;
-  uint32_t idle_count, live, parked; /* live: fibers that run a task */
+  uint32_t idle_count;
+  _Atomic uint32_t live, parked; /* live: fibers that run a task; written here, read anywhere */
   weft_watch *watches[256];          /* by context */
   weft_task *starting;               /* being unpacked: fails when that raises */
   weft_fiber *starting_fiber;
-} weft_scheduler;
+  uint8_t is_closing;
+  weft_scheduler *next_seat, *prev_seat; /* guarded by the roster's lock */
+  uint32_t process;                      /* the fork generation that it was opened in */
+};
+
+/* Of a count that one thread writes. */
+static inline void weft_tally(_Atomic uint32_t *count, int change) {
+  uint32_t now = atomic_load_explicit(count, memory_order_relaxed);
+  atomic_store_explicit(count, now + (uint32_t)change, memory_order_relaxed);
+}
 
 /* `loop` is NULL but for a host that is called by an event loop. */
 int weft_scheduler_open(weft_scheduler *scheduler, struct weft_state *state, weft_worker *worker,
@@ -154,6 +176,10 @@ static inline int weft_scheduler_is_quiet(weft_scheduler *scheduler) {
 }
 /* After an error in weft_scheduler_start: gives the fiber of the task that did not start back. */
 void weft_scheduler_drop_starting(weft_scheduler *scheduler);
+/* Every fiber that runs a task. */
+void weft_scheduler_each(weft_scheduler *scheduler, void (*visit)(weft_fiber *, void *), void *arg);
+/* [any thread] The message is the receiver's from then on. */
+void weft_message_send(weft_message *message, weft_inbox *inbox);
 /* [any thread] Tells the scheduler that started the task that its context is done. */
 void weft_scheduler_interrupt(weft_task *task);
 

@@ -6,7 +6,10 @@
 #include "errors.h"
 #include "mem.h"
 #include "objects.h"
+#include "platform.h"
 #include "state.h"
+
+#include <stdio.h>
 
 /*** The monotonic clock.
  * @function now
@@ -34,7 +37,16 @@ static void abandon_sleep(weft_park *park, int source) {
   weft_free(park->object);
 }
 
-static const weft_park_op sleep_op = {"weft.sleep", finish_sleep, NULL, leave_sleep, abandon_sleep, 0};
+static void describe_sleep(const weft_park *park, char *text, size_t size) {
+  uint64_t at_ns = ((weft_wait_timer *)park->object)->timer.at_ns, now_ns = weft_clock_now_ns();
+  if (at_ns == WEFT_NEVER_NS)
+    snprintf(text, size, "for ever");
+  else
+    snprintf(text, size, "%.3f s to go", at_ns > now_ns ? (double)(at_ns - now_ns) / 1e9 : 0.0);
+}
+
+static const weft_park_op sleep_op = {"weft.sleep",  finish_sleep,  NULL, leave_sleep,
+                                      abandon_sleep, 0,             describe_sleep};
 
 /*** Blocks the caller alone for a time.
  * @function sleep

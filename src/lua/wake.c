@@ -23,11 +23,10 @@ struct weft_watch {
   uint8_t is_delivered;
 };
 
-/* A message that one task shall be looked at again. */
+/* That one task shall be looked at again. */
 typedef struct interrupt {
-  weft_wait wait; /* first */
-  weft_inbox *inbox;
-  weft_task *task; /* compared, never followed unless a fiber here runs it */
+  weft_message message; /* first */
+  weft_task *task;      /* compared, never followed unless a fiber here runs it */
 } interrupt;
 
 static void wake_watch(weft_wait *wait);
@@ -130,13 +129,19 @@ static void wake_watch(weft_wait *wait) {
   weft_inbox_push(((weft_watch *)wait)->scheduler->inbox, wait);
 }
 
-static void wake_interrupt(weft_wait *wait) {
-  weft_inbox_push(((interrupt *)wait)->inbox, wait);
+/* Tells messages from waits; they are pushed, never woken. */
+static void wake_message(weft_wait *wait) {
+  (void)wait;
+}
+
+void weft_message_send(weft_message *message, weft_inbox *inbox) {
+  weft_wait_init(&message->wait, wake_message);
+  weft_inbox_push(inbox, &message->wait);
 }
 
 void weft_fiber_unpark(weft_scheduler *scheduler, weft_fiber *fiber) {
   leave_watch(fiber);
-  scheduler->parked--;
+  weft_tally(&scheduler->parked, -1);
   fiber->was_parked = 1;
   if (fiber->is_guest)
     weft_guest_unparked(fiber);
@@ -163,11 +168,12 @@ static void deliver_watch(weft_scheduler *scheduler, weft_watch *watch) {
 }
 
 /* One that is not under any watch, at the end of a scope, waits until its own tasks have ended. */
-static void deliver_interrupt(weft_scheduler *scheduler, interrupt *message) {
+static void deliver_interrupt(weft_scheduler *scheduler, weft_message *message) {
+  weft_task *task = ((interrupt *)message)->task;
   for (weft_fiber_block *block = scheduler->blocks; block; block = block->next)
     for (int i = 0; i < WEFT_FIBERS_PER_BLOCK; i++) {
       weft_fiber *fiber = &block->fibers[i];
-      if (fiber->state == WEFT_FIBER_PARKED && fiber->watch && fiber->task == message->task &&
+      if (fiber->state == WEFT_FIBER_PARKED && fiber->watch && fiber->task == task &&
           weft_context_done(weft_task_context(fiber->task)))
         cancel_parked(scheduler, fiber);
     }
@@ -181,7 +187,7 @@ static void deliver(weft_scheduler *scheduler, weft_wait *wait) {
   else if (wait->wake == wake_watch)
     deliver_watch(scheduler, (weft_watch *)wait);
   else
-    deliver_interrupt(scheduler, (interrupt *)wait);
+    ((weft_message *)wait)->receive(scheduler, (weft_message *)wait);
 }
 
 int weft_scheduler_take_inbox(weft_scheduler *scheduler) {
@@ -201,8 +207,7 @@ void weft_scheduler_interrupt(weft_task *task) {
   interrupt *message = inbox ? weft_malloc(sizeof *message) : NULL;
   if (!message)
     return; /* not started: it sees its context when it starts */
-  weft_wait_init(&message->wait, wake_interrupt);
-  message->inbox = inbox;
+  message->message.receive = deliver_interrupt;
   message->task = task;
-  weft_inbox_push(inbox, &message->wait);
+  weft_message_send(&message->message, inbox);
 }
