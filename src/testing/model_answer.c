@@ -108,12 +108,13 @@ static int put_piece(weft_model_answer *answer) {
   return rc;
 }
 
-/* The next event of a stream is the one where it breaks. */
-static bool breaks_next(const weft_model_answer *answer) {
+/* The event that was just made is the one where it breaks: a delta, or what comes after all of
+ * them. */
+static bool breaks_now(const weft_model_answer *answer, size_t deltas_before, bool delta) {
   const weft_model_break *brk = &answer->brk;
-  return brk->armed && brk->byte == UINT64_MAX && answer->turn.at.deltas >= brk->after &&
-         answer->turn.at.stage != WEFT_MODEL_OPENING &&
-         (brk->point == WEFT_MODEL_IN_BODY || brk->point == WEFT_MODEL_IN_EVENT);
+  bool halfway = brk->point == WEFT_MODEL_IN_BODY || brk->point == WEFT_MODEL_IN_EVENT;
+  return brk->armed && halfway && brk->byte == UINT64_MAX && deltas_before >= brk->after &&
+         (delta || answer->turn.at.stage >= WEFT_MODEL_CLOSING);
 }
 
 static int compress(weft_model_answer *answer) {
@@ -125,11 +126,12 @@ static int compress(weft_model_answer *answer) {
 /* Makes the next event of a stream, or sees that there is none. */
 static int make_event(weft_model_answer *answer) {
   weft_json_writer out = {&answer->body, WEFT_BUF_OK};
-  bool breaks = breaks_next(answer), delta;
+  size_t deltas = answer->turn.at.deltas;
+  bool delta;
   answer->body.size = answer->body_at = 0;
   answer->streams = weft_model_turn_next(&answer->turn, &out, &delta);
   int rc = out.rc == WEFT_BUF_OK ? compress(answer) : out.rc;
-  if (breaks && answer->streams) {
+  if (answer->streams && breaks_now(answer, deltas, delta)) {
     bool inside = answer->brk.point == WEFT_MODEL_IN_EVENT;
     answer->brk.byte = answer->framed + (inside ? answer->body.size / 2 : 0);
   }
