@@ -26,6 +26,7 @@ local sections = {
   { "Semaphores and waitgroups", "Counting, across threads.", "src/lua/sync.c" },
   { "Limiters", "Rates, across threads.", "src/lua/limiter.c" },
   { "Dicts", "Maps that tasks share, on whatever threads they run.", "src/lua/dict.c" },
+  { "Singleflights", "Of several who want the same at once, one fetches it.", "src/lua/singleflight.c" },
   { "Time", "Seconds, as numbers.", "src/lua/time.c" },
   {
     "Errors and sending",

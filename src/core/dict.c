@@ -11,6 +11,7 @@
 #include "dict.h"
 
 #include "clock.h"
+#include "hash.h"
 #include "mem.h"
 #include "platform.h"
 #include "stats.h"
@@ -90,14 +91,6 @@ static void destroy(weft_handle *handle) {
 }
 
 /* ---- one shard, under its lock ---- */
-
-static uint32_t hash_of(const void *key, uint32_t size) {
-  const uint8_t *bytes = key;
-  uint64_t hash = 0xcbf29ce484222325u;
-  for (uint32_t i = 0; i < size; i++)
-    hash = (hash ^ bytes[i]) * 0x100000001b3u;
-  return (uint32_t)(hash ^ hash >> 32);
-}
 
 /* The low bits choose the shard, the others the bucket. */
 static weft_dict_shard *shard_of(weft_dict *dict, uint32_t hash) {
@@ -211,7 +204,7 @@ static int add(weft_dict *dict, weft_dict_shard *shard, uint32_t hash, const voi
 /* ---- for all ---- */
 
 weft_shared_parcel *weft_dict_get(weft_dict *dict, const void *key, uint32_t size) {
-  uint32_t hash = hash_of(key, size);
+  uint32_t hash = weft_hash_bytes(key, size);
   weft_dict_shard *shard = shard_of(dict, hash);
   weft_shared_parcel *value = NULL;
   pthread_mutex_lock(&shard->lock);
@@ -262,7 +255,7 @@ static void sweep_all(weft_dict *dict) {
 }
 
 static int write_once(weft_dict *dict, const change *change) {
-  uint32_t hash = hash_of(change->key, change->size);
+  uint32_t hash = weft_hash_bytes(change->key, change->size);
   weft_dict_shard *shard = shard_of(dict, hash);
   weft_dict_entry *gone = NULL;
   weft_shared_parcel *old = NULL;

@@ -229,6 +229,15 @@ weft_dict *weft_dict_new(uint32_t max, double ttl);
 weft_dict *weft_dict_retain(weft_dict *dict);
 void weft_dict_release(weft_dict *dict);
 
+/* ---- singleflights: one run a key at once; singleflight.h has the functions for runs ---- */
+
+typedef struct weft_singleflight weft_singleflight;
+weft_singleflight *weft_singleflight_new(void); /* NULL: no memory */
+weft_singleflight *weft_singleflight_retain(weft_singleflight *owner);
+void weft_singleflight_release(weft_singleflight *owner);
+/* The next one that asks for the key starts a new run; those who wait still get the present one's outcome. */
+void weft_singleflight_forget(weft_singleflight *owner, const void *key, uint32_t size);
+
 /* ---- counts of what is alive: for tests and for watching ---- */
 
 typedef struct weft_stats {

@@ -51,25 +51,6 @@ static int new_dict(lua_State *L) {
 
 /* ---- keys ---- */
 
-/* Keys that are equal in Lua are the same bytes: whole numbers are integers. */
-static void check_key(lua_State *L, const char *what) {
-  int top = lua_gettop(L), type = lua_type(L, 2);
-  double number = type == LUA_TNUMBER ? lua_tonumber(L, 2) : 0;
-  if ((type != LUA_TSTRING && type != LUA_TNUMBER && type != LUA_TBOOLEAN) || isnan(number))
-    weft_bad_argument(L, what, "key", "a string, number or boolean", 2);
-  int is_whole = type == LUA_TNUMBER;
-#if WEFT_LUA54
-  if (is_whole)
-    lua_pushinteger(L, lua_tointegerx(L, 2, &is_whole));
-#else
-  if (is_whole)
-    lua_pushnumber(L, number == 0 ? 0 : number); /* not -0.0 */
-#endif
-  if (is_whole)
-    lua_replace(L, 2);
-  lua_settop(L, top);
-}
-
 /* The key's bytes, in the state's writer until it is used again. */
 static const weft_buf *pack_key(lua_State *L) {
   weft_state *state = WEFT_STATE(L);
@@ -119,7 +100,7 @@ static int push_written(lua_State *L, const char *what, weft_dict *dict, int rc)
  */
 static int get(lua_State *L) {
   weft_dict *dict = check_self(L, "dict:get");
-  check_key(L, "dict:get");
+  weft_check_key(L, "dict:get");
   weft_shared_parcel *value = get_entry(L, dict);
   return value ? weft_decode_shared(L, value) : 0;
 }
@@ -136,7 +117,7 @@ static int get(lua_State *L) {
 static int set(lua_State *L) {
   weft_dict *dict = check_self(L, "dict:set");
   lua_settop(L, 3);
-  check_key(L, "dict:set");
+  weft_check_key(L, "dict:set");
   weft_shared_parcel *value = pack_value(L, 3);
   weft_state *state = WEFT_STATE(L);
   int rc = WEFT_NOMEM;
@@ -217,7 +198,7 @@ static int incr(lua_State *L) {
   weft_dict *dict = check_self(L, "dict:incr");
   int rc;
   lua_settop(L, 4);
-  check_key(L, "dict:incr");
+  weft_check_key(L, "dict:incr");
   for (int i = 3; i <= 4; i++)
     if (lua_isnil(L, i)) {
       weft_push_integer(L, i == 3);
@@ -256,7 +237,7 @@ static int cas(lua_State *L) {
   weft_dict *dict = check_self(L, "dict:cas");
   int rc;
   lua_settop(L, 4);
-  check_key(L, "dict:cas");
+  weft_check_key(L, "dict:cas");
   int type = lua_type(L, 3);
   if (type == LUA_TTABLE || type == LUA_TFUNCTION || type == LUA_TTHREAD)
     weft_bad_argument(
@@ -283,7 +264,7 @@ static int cas(lua_State *L) {
 static int peek_for_update(lua_State *L) {
   weft_dict *dict = check_self(L, "dict:update");
   lua_settop(L, 2);
-  check_key(L, "dict:update");
+  weft_check_key(L, "dict:update");
   peek(L, dict);
   return 2;
 }
@@ -291,7 +272,7 @@ static int peek_for_update(lua_State *L) {
 /* self, key, value, token -> as push_written, but false: somebody was first */
 static int replace_for_update(lua_State *L) {
   weft_dict *dict = check_self(L, "dict:update");
-  check_key(L, "dict:update");
+  weft_check_key(L, "dict:update");
   return push_written(L, "dict:update", dict, replace(L, dict, lua_touserdata(L, 4), 3));
 }
 

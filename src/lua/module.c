@@ -190,6 +190,7 @@ WEFT_MODULE_API int luaopen_weft_core(lua_State *L) {
   weft_open_sse(state, L);
   weft_open_shared(state, L);
   weft_open_dict(state, L);
+  weft_open_singleflight(state, L);
   weft_open_http(state, L);
   weft_open_tasks(state, L);
   weft_open_http_stream(state, L);

@@ -56,6 +56,10 @@ int weft_decode_plain(lua_State *L, const weft_parcel *parcel);
 /* Pushes the values of a shared parcel and gives the reference back, also when it raises: how many. */
 int weft_decode_shared(lua_State *L, weft_shared_parcel *shared);
 
+/* The key of a map at stack index 2: a string, number or boolean, or raises. Keys that are equal in Lua are the
+ * same bytes when encoded: whole numbers become integers in their place. */
+void weft_check_key(lua_State *L, const char *what);
+
 /* Pushes the userdata of a handle, the same one each time while it lives; it takes its own reference. */
 void weft_push_handle(struct weft_state *state, lua_State *L, weft_handle *handle);
 /* Pushes a new userdata for a handle whose reference it takes over at once. */
