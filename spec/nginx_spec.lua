@@ -165,4 +165,326 @@ describe("weft in nginx", function()
     assert.matches("in loop: false phase", log)
     assert.matches("in log: 7 nil group:wait would wait.-'log'", log)
   end)
+
+  -- ---- contexts ----
+
+  it("gives each request a context, which ends with it", function()
+    start {
+      locations = [[
+        location /keep { content_by_lua_block {
+          local weft = require "weft"
+          kept = weft.current()
+          local same = ngx.thread.spawn(function() return weft.current() == kept end)
+          local _, is_same = ngx.thread.wait(same)
+          ngx.say(tostring(is_same), " ", tostring((kept:err())), " ", tostring(kept == weft.background()))
+        } }
+        location /kept { content_by_lua_block {
+          local weft = require "weft"
+          ngx.say(kept:err().kind, ": ", tostring(kept:cause()), " ", tostring(kept == weft.current()))
+        } }
+        location /deadline { content_by_lua_block {
+          local weft = require "weft"
+          local ctx = weft.current():with_timeout(0.01)
+          local results, err = weft.all(ctx, { function() weft.sleep(60) end })
+          local ok, raised = pcall(weft.shield, 0.01, function() weft.sleep(60) end)
+          ngx.say(tostring(results), " ", err.kind, " ", tostring(ok), " ", raised.kind)
+          weft.current():cancel "enough"
+          local ok, raised = pcall(weft.sleep, 60)
+          ngx.say(tostring(ok), " ", raised.kind, " ", tostring(weft.current():cause()), " ",
+            weft.shield(10, function(x) weft.sleep(0.001) return x end, "shielded"))
+        } }
+      ]],
+      init = 'require "weft" kept = nil',
+    }
+    assert.equal("true nil false\n", body_of "/keep")
+    assert.matches("^canceled: .*the request has ended.* false\n$", body_of "/kept")
+    assert.equal("nil deadline false deadline\nfalse canceled enough shielded\n", body_of "/deadline")
+  end)
+
+  -- ---- handlers that vanish ----
+
+  local HANG = [[
+    location /hang { content_by_lua_block {
+      local weft = require "weft"
+      ngx.log(ngx.NOTICE, "hangs: ", weft.stats().parked)
+      weft.all { function() weft.sleep(60) end, function() weft.channel(0):recv() end }
+    } }
+    location /kill { content_by_lua_block {
+      local weft = require "weft"
+      local ch = weft.channel(0)
+      local thread = ngx.thread.spawn(function() ch:recv() end)
+      ngx.thread.kill(thread)
+      local sem = weft.semaphore(1)
+      sem:acquire()
+      local second = ngx.thread.spawn(function() sem:acquire() end)
+      ngx.thread.kill(second)
+      sem:release()
+      weft.sleep(0.001)
+      ngx.say(sem:try_acquire() and "given back" or "lost")
+    } }
+    location /exit { content_by_lua_block {
+      local weft = require "weft"
+      local g = weft.group()
+      g:go(function() weft.sleep(60) end)
+      ngx.thread.spawn(function() g:wait() end)
+      ngx.say "gone"
+      ngx.exit(200)
+    } }
+    location /raise { content_by_lua_block {
+      local g = require("weft").group()
+      g:go(function() require("weft").sleep(60) end)
+      error "handler failed"
+    } }
+  ]]
+
+  local function is_idle()
+    local stats = server:stats()
+    return stats.parked == 0 and stats.timers == 0 and stats.groups == 0
+  end
+
+  it("cancels what a handler started when the client goes away", function()
+    start { locations = HANG, http = "lua_check_client_abort on;" }
+    local clients = {}
+    for i = 1, 20 do
+      clients[i] = server:connect "/hang"
+    end
+    nginx.await("all handlers wait", function()
+      return server:stats().parked == 20
+    end)
+    for i = 1, 20 do
+      clients[i]:close()
+    end
+    nginx.await("nothing of them is left", is_idle)
+  end)
+
+  it("cancels what a handler left behind, however it ended", function()
+    start { locations = HANG }
+    assert.equal("given back\n", body_of "/kill")
+    assert.equal("gone\n", body_of "/exit")
+    assert.equal(500, (server:get "/raise"))
+    nginx.await("nothing of them is left", is_idle)
+    local ended = server
+    server = nil
+    ended:stop("QUIT", { "handler failed" })
+  end)
+
+  it("tells a handler that the client has gone", function()
+    start {
+      http = "lua_check_client_abort on;",
+      locations = [[
+        location /told { content_by_lua_block {
+          local weft = require "weft"
+          assert(weft.ngx.cancel_on_abort())
+          local again, err = weft.ngx.cancel_on_abort()
+          ngx.log(ngx.NOTICE, "again: ", tostring(again), " ", err.kind)
+          local ok, raised = pcall(weft.all, { function() weft.sleep(60) end })
+          ngx.log(ngx.NOTICE, "told: ", tostring(ok), " ", raised.kind, " ", tostring(raised.cause))
+        } }
+        location /off { lua_check_client_abort off; content_by_lua_block {
+          ngx.say(tostring(select(2, require("weft").ngx.cancel_on_abort())))
+        } }
+      ]],
+    }
+    local client = server:connect "/told"
+    nginx.await("the handler waits", function()
+      return server:stats().parked == 1
+    end)
+    client:close()
+    local log = nginx.await("the handler was told", function()
+      return server:log():match "told: [^\n]*"
+    end)
+    assert.matches("told: false canceled the client closed the connection", log)
+    assert.matches("again: nil nginx", server:log())
+    assert.matches("lua_check_client_abort", body_of "/off")
+    nginx.await("nothing of it is left", is_idle)
+  end)
+
+  -- ---- many ----
+
+  it("lets a thousand requests wait at once", function()
+    start {
+      http = "init_worker_by_lua_block { gate = require('weft').waitgroup() gate:add(1) }",
+      locations = [[
+        location /wait { content_by_lua_block { gate:wait() ngx.say "through" } }
+        location /open { content_by_lua_block { gate:done() ngx.say "open" } }
+      ]],
+    }
+    local clients = {}
+    for i = 1, 1000 do
+      clients[i] = assert(server:connect "/wait")
+    end
+    nginx.await("all wait", function()
+      return server:stats().parked == 1000
+    end)
+    assert.equal("open\n", body_of "/open")
+    for i = 1, 1000 do
+      assert.matches("through\n$", (clients[i]:receive "*a"))
+      clients[i]:close()
+    end
+    assert.equal(0, server:stats().parked)
+  end)
+
+  local WORK = [[
+    location /work { content_by_lua_block {
+      local weft = require "weft"
+      local n = 20
+      local answers = assert(weft.all { a = function() return n + 1 end, b = function() weft.sleep(0.002) return n end })
+      ngx.say(answers.a + answers.b)
+    } }
+  ]]
+
+  it("keeps memory and descriptors over many requests", function()
+    start { locations = WORK }
+    local pid = server:stats().pid
+    assert(server:wrk("/work", 1, 32))
+    local before, descriptors = nginx.resident(pid), nginx.descriptors(pid)
+    for _ = 1, 2 do
+      local requests, errors = server:wrk("/work", 1, 32)
+      assert.equal(0, errors)
+      assert.is_true(requests > 100)
+    end
+    nginx.await("all is collected", is_idle)
+    assert.is_true(nginx.descriptors(pid) <= descriptors)
+    assert.is_true(nginx.resident(pid) < before + 16 * 1024)
+    assert.equal("41\n", body_of "/work")
+  end)
+
+  it("works in a VM a request, and keeps none of them", function()
+    start { cache = "off", locations = WORK }
+    local pid = server:stats().pid
+    local function many()
+      for _ = 1, 60 do
+        assert.equal("41\n", body_of "/work")
+      end
+      local _, errors = server:wrk("/work", 1, 8)
+      assert.equal(0, errors)
+    end
+    many()
+    local descriptors, resident = nginx.descriptors(pid), nginx.resident(pid)
+    many()
+    nginx.await("descriptors are as before", function()
+      return nginx.descriptors(pid) <= descriptors
+    end)
+    assert.is_true(nginx.resident(pid) < resident + 32 * 1024)
+    local ended = server
+    server = nil
+    ended:stop("QUIT", { "lua_code_cache is off" })
+  end)
+
+  -- ---- reload, quit, kill ----
+
+  it("loses no request when it reloads under load", function()
+    start { workers = 2, locations = WORK }
+    local load = io.popen(("wrk -t1 -c16 -d3s -H 'Connection: close' %s/work 2>&1"):format(server.url))
+    for _ = 1, 3 do
+      server:reload()
+    end
+    local text = load:read("*a")
+    load:close()
+    assert.is_nil(text:match "Socket errors:[^\n]*")
+    assert.is_nil(text:match "Non%-2xx[^\n]*")
+    nginx.await("the old workers have ended", function()
+      return #server:workers() == 2
+    end)
+  end)
+
+  local SLOW = [[
+    location /slow { content_by_lua_block {
+      local weft = require "weft"
+      local ok, err = pcall(weft.all, { function() weft.sleep(0.3) end })
+      ngx.say(ok and "whole" or tostring(err))
+    } }
+    location /endless { content_by_lua_block {
+      local weft = require "weft"
+      local ok, err = pcall(weft.all, { function() weft.sleep(600) end })
+      ngx.log(ngx.NOTICE, "endless: ", tostring(err), " ", tostring(err.cause))
+    } }
+  ]]
+
+  local function wait_for_parked(count)
+    nginx.await(count .. " wait", function()
+      return server:stats().parked == count
+    end)
+  end
+
+  it("ends gracefully: what waits is answered first", function()
+    start { locations = SLOW }
+    local client = server:connect "/slow"
+    wait_for_parked(1)
+    server:signal "QUIT"
+    assert.matches("whole\n$", (client:receive "*a"))
+    client:close()
+  end)
+
+  it("ends at once on TERM, although requests wait", function()
+    start { locations = SLOW }
+    local client = server:connect "/endless"
+    wait_for_parked(1)
+    local ended = server
+    server = nil
+    ended:stop "TERM"
+    client:close()
+  end)
+
+  it("cancels what waits after worker_shutdown_timeout", function()
+    start { locations = SLOW, main = "worker_shutdown_timeout 100ms;" }
+    local client = server:connect "/endless"
+    wait_for_parked(1)
+    local ended = server
+    server = nil
+    ended:signal "QUIT"
+    client:receive "*a"
+    client:close()
+    ended:stop("QUIT", { "open socket" })
+  end)
+
+  it("serves again after a worker was killed", function()
+    start { locations = WORK .. SLOW }
+    local pid = server:stats().pid
+    local client = server:connect "/endless"
+    wait_for_parked(1)
+    server:signal("KILL", pid)
+    assert.is_nil((client:receive "*a" or ""):match "whole")
+    client:close()
+    nginx.await("another worker answers", function()
+      return server:get "/work" == 200
+    end)
+    assert.equal("41\n", body_of "/work")
+    local ended = server
+    server = nil
+    ended:stop("QUIT", { "exited on signal 9" })
+  end)
+
+  -- ---- streams ----
+
+  it("passes values on as they come", function()
+    start {
+      http = "init_worker_by_lua_block { tokens = require('weft').channel(0) }",
+      locations = [[
+        location /stream { content_by_lua_block {
+          local weft = require "weft"
+          local tokens = tokens
+          local out = weft.channel(1)
+          local g = weft.group()
+          g:go(function() for token in tokens:iter() do out:send(token) end out:close() end)
+          for token in out:iter() do ngx.print(token, "\n") ngx.flush(true) end
+          assert(g:wait())
+          ngx.say "end"
+        } }
+        location /token { content_by_lua_block { tokens:send(ngx.var.arg_t) ngx.say "sent" } }
+        location /close { content_by_lua_block { tokens:close() ngx.say "closed" } }
+      ]],
+    }
+    local client = server:connect("/stream", "1.1")
+    for _, token in ipairs { "one", "two", "three" } do
+      assert.equal("sent\n", body_of("/token?t=" .. token))
+      local line
+      repeat
+        line = assert(client:receive "*l")
+      until line == token
+    end
+    body_of "/close"
+    assert.matches("end\r?\n", (client:receive "*a"))
+    client:close()
+  end)
 end)

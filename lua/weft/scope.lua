@@ -41,7 +41,8 @@ function M.scope(ctx, opts, fn)
   if not outcome[1] then
     error(outcome[2], 0)
   end
-  if outcome[3] == nil then
+  local err = outcome[3]
+  if err == nil or err.kind == "canceled" or err.kind == "deadline" then
     core.current():check() -- the tasks may have ended before the caller's cancellation reached it
   end
   return (unpack or table.unpack)(outcome, 2, outcome.n)

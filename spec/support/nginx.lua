@@ -129,7 +129,7 @@ function nginx.start(options)
   local file = assert(io.open(self.folder .. "/nginx.conf", "w"))
   file:write(config(self.folder, self.port, options))
   file:close()
-  self.pipe = assert(io.popen(("exec %s -p %s -e %s/error.log -c %s/nginx.conf 2>&1"):format(
+  self.pipe = assert(io.popen(("exec timeout -k 2 60 %s -p %s -e %s/error.log -c %s/nginx.conf 2>&1"):format(
     binary, quoted(self.folder), self.folder, self.folder)))
   nginx.await("nginx answers: " .. self.folder, function()
     return (self:get "/ready") == 200
@@ -140,8 +140,8 @@ end
 
 -- ---- clients ----
 
---- A connection on which `lines` has been sent.
-function Server:connect(path, headers)
+--- A connection on which the request has been sent. Only in HTTP "1.1" is an answer streamed, in chunks.
+function Server:connect(path, version)
   local client = assert(socket.tcp())
   client:settimeout(LIMIT)
   local ok, err = client:connect("127.0.0.1", self.port)
@@ -149,13 +149,13 @@ function Server:connect(path, headers)
     client:close()
     return nil, err
   end
-  client:send(("GET %s HTTP/1.0\r\nHost: test\r\n%s\r\n"):format(path, headers or ""))
+  client:send(("GET %s HTTP/%s\r\nHost: test\r\nConnection: close\r\n\r\n"):format(path, version or "1.0"))
   return client
 end
 
 --- GET: status and body, or nil and why.
-function Server:get(path, headers)
-  local client, err = self:connect(path, headers)
+function Server:get(path)
+  local client, err = self:connect(path)
   if not client then
     return nil, err
   end

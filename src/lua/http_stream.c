@@ -234,7 +234,8 @@ static int read_one(lua_State *L);
 static int next_of_loop(lua_State *L);
 
 static const weft_park_op read_op = {"response:read", finish_read, read_one, leave_read, NULL, 1};
-static const weft_park_op loop_op = {"response", finish_read, next_of_loop, leave_read, NULL, 1};
+static const weft_park_op loop_op = {"response", finish_read, next_of_loop, leave_read, NULL,
+                                     WEFT_PARK_HOLDS_HANDLE | WEFT_PARK_STEPS};
 
 /*** The next part of the body in the way that it is read.
  * @function http_stream:read
