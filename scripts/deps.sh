@@ -20,7 +20,11 @@ go=golang-go
 if command -v go >/dev/null; then
   go="" # any Go will do
 fi
-tests="libssl-dev zlib1g-dev openssl curl lua-busted lua-check lua-dkjson lua-socket luarocks"
+node="nodejs npm"
+if command -v node >/dev/null && command -v npm >/dev/null; then
+  node="" # whoever installed them
+fi
+tests="libssl-dev zlib1g-dev openssl curl lua-busted lua-check lua-dkjson lua-socket luarocks $node"
 
 case "${1-}" in
   demo) needed="$build" ;;
