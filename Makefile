@@ -29,7 +29,8 @@ LINK = $(CC) $(if $(LIBFLAG),$(LIBFLAG),-shared) -pthread $(SAN_FLAGS) -Wl,-z,no
 # In the order of the data's way: what carries it, what waits, who runs it, what it waits for.
 CORE = platform mem clock buf error parcel waiter block inbox timer io context signals task group \
        queue pool pool_worker pool_call monitor channel ticker select semaphore waitgroup limiter dict \
-       singleflight budget health http_settings http_request http_response http_stream http_error \
+       singleflight budget health http_settings http_proxy http_request http_redirect \
+       http_response http_stream http_error \
        http_socket http_timeout http_shard http_lane http_turn http sse lines stats
 CORE_SRC = $(wildcard $(CORE:%=src/core/%.c))
 # closure → names → ship → encode → decode → scheduler → outcome, and one file a userdata.

@@ -32,7 +32,7 @@ typedef struct connection {
 typedef struct fixture {
   pthread_t thread;
   int listener, epoll, port;
-  _Atomic int stop, close_all, answer_all; /* the test's orders; all but stop are taken back */
+  _Atomic int stop, close_all, answer_all;     /* the test's orders; all but stop are taken back */
   _Atomic long accepted, open, held, max_held; /* held: requests of /wait and /never */
   pthread_mutex_t lock;
   char *last; /* the last request, terminated; guarded by lock */
@@ -99,6 +99,19 @@ static int route_status(fixture *f, connection *c, long n) {
   (void)f;
   char text[128];
   int size = snprintf(text, sizeof text, "HTTP/1.1 %ld Odd\r\nContent-Length: 0\r\n\r\n", n);
+  return send_all(c, text, (size_t)size);
+}
+
+/* To what stands behind "to=", with a body that nobody wants. */
+static int route_redirect(fixture *f, connection *c, long n) {
+  char text[1024], target[512] = "";
+  (void)f;
+  const char *to = strstr(c->bytes, "to=");
+  if (to)
+    sscanf(to, "to=%511[^ ]", target);
+  int size =
+      snprintf(text, sizeof text, "HTTP/1.1 %ld Elsewhere\r\n%s%s%sContent-Length: 5\r\n\r\nthere",
+               n, *target ? "Location: " : "", target, *target ? "\r\n" : "");
   return send_all(c, text, (size_t)size);
 }
 
@@ -189,11 +202,20 @@ static const struct {
   const char *name;
   int (*run)(fixture *, connection *, long number);
 } routes[] = {
-    {"ok", route_ok},           {"size", route_size},         {"status", route_status},
-    {"wait", route_hold},       {"never", route_hold},        {"reset", route_reset},
-    {"truncate", route_truncate}, {"bomb", route_bomb},       {"gzip", route_gzip},
-    {"headers", route_headers}, {"longline", route_longline}, {"odd", route_odd},
+    {"ok", route_ok},
+    {"size", route_size},
+    {"status", route_status},
+    {"wait", route_hold},
+    {"never", route_hold},
+    {"reset", route_reset},
+    {"truncate", route_truncate},
+    {"bomb", route_bomb},
+    {"gzip", route_gzip},
+    {"headers", route_headers},
+    {"longline", route_longline},
+    {"odd", route_odd},
     {"garbage", route_garbage},
+    {"redirect", route_redirect},
 };
 
 /* ---- connections ---- */
@@ -230,7 +252,8 @@ static void remember(fixture *f, const connection *c, size_t size) {
 static int serve(fixture *f, connection *c) {
   char name[32] = "";
   long number = 0;
-  sscanf(c->bytes, "%*s /%31[a-z]/%ld", name, &number);
+  if (sscanf(c->bytes, "%*s http://%*[^/]/%31[a-z]/%ld", name, &number) < 1) /* of a proxy */
+    sscanf(c->bytes, "%*s /%31[a-z]/%ld", name, &number);
   for (size_t i = 0; i < sizeof routes / sizeof *routes; i++)
     if (strcmp(routes[i].name, name) == 0)
       return routes[i].run(f, c, number);

@@ -20,7 +20,12 @@ enum { UNDER_TSAN = 1 };
 enum { UNDER_TSAN = 0 };
 #endif
 
-#define HEADER(name, value) {{name, sizeof name - 1}, {value, sizeof value - 1}}
+#define HEADER(name, value)                                                                        \
+  {                                                                                                \
+    {name, sizeof name - 1}, {                                                                     \
+      value, sizeof value - 1                                                                      \
+    }                                                                                              \
+  }
 
 static int passed, failed;
 static fixture *server;
@@ -38,7 +43,7 @@ static inline void check(int ok, const char *format, ...) {
 
 /* Valid until four more were made. */
 static inline const char *url_of(const char *path) {
-  static char urls[4][128];
+  static char urls[4][512];
   static unsigned next;
   char *url = urls[next++ % 4];
   snprintf(url, sizeof urls[0], "http://127.0.0.1:%d%s", server->port, path);

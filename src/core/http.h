@@ -2,8 +2,13 @@
  *
  * A transfer is one request and its answer. It is a refcounted handle: made, started and waited for
  * by any thread, and run on the I/O thread. Nothing here blocks, except where it says so. TLS
- * certificates are always verified; redirects are never followed. Proxies come from the environment
- * (http_proxy, https_proxy, all_proxy, no_proxy), which is read once.
+ * certificates are always verified. Redirects are followed only when they are asked for, and never
+ * to another scheme, host or port. Proxies come from the environment (http_proxy, https_proxy,
+ * all_proxy, no_proxy), which is read once, unless the request names one.
+ *
+ * A request that finds its kept connection reset before a byte of the answer came is sent again on
+ * a new one, if that does no harm: GET, HEAD, PUT, DELETE, OPTIONS, TRACE, or any with an
+ * Idempotency-Key. Another one that the server may have seen fails instead.
  */
 #ifndef WEFT_CORE_HTTP_H
 #define WEFT_CORE_HTTP_H
@@ -60,9 +65,13 @@ typedef struct weft_http_request {
   weft_http_text url;    /* http:// or https://, already percent-encoded */
   const weft_http_header *headers;
   size_t header_count;
-  weft_http_text body;    /* bytes NULL: none */
-  weft_http_text ca_file; /* PEM bundle to trust instead of the system's; empty: that */
-  weft_http_quota *quota; /* NULL: the engine's limit alone */
+  weft_http_text body;         /* bytes NULL: none */
+  weft_http_text ca_file;      /* PEM bundle to trust instead of the system's; empty: that */
+  weft_http_text cert_file;    /* PEM file with the client's certificate; empty: none */
+  weft_http_text key_file;     /* PEM file with its key; empty: it is in cert_file */
+  weft_http_text key_password; /* empty: none */
+  weft_http_text proxy;        /* a URL; empty: none; bytes NULL: the environment's */
+  weft_http_quota *quota;      /* NULL: the engine's limit alone */
   /* 0: none, but for WEFT_HTTP_CONNECT: WEFT_HTTP_CONNECT_TIMEOUT_MS */
   uint32_t limits_ms[WEFT_HTTP_LIMITS];
   size_t max_body;    /* bytes after decompression; 0: WEFT_HTTP_MAX_BODY */
@@ -70,6 +79,9 @@ typedef struct weft_http_request {
   uint8_t decompress; /* offers every coding that libcurl knows, and decodes the answer */
   uint8_t is_stream;  /* the body is read while it arrives, and max_body does not hold */
   size_t buffer;      /* of a stream: bytes that wait for the reader; 0: WEFT_HTTP_BUFFER */
+  uint8_t no_http2;   /* else it is used over TLS, where the server offers it */
+  uint8_t redirects;  /* how many are followed, within the origin; beyond: an error. 0: none is, and
+                         they are answers */
 } weft_http_request;
 
 typedef struct weft_http_transfer weft_http_transfer;
@@ -97,7 +109,7 @@ int weft_http_is_finished(weft_http_transfer *transfer);
 
 /* NULL: there is an answer, whatever its status. Else one line with the method and the URL (without
  * userinfo and query), and the kind: "timeout", "network" (name, connection, reset, cut short),
- * "tls", "too_large", "protocol", "canceled" or "nomem". */
+ * "tls", "too_large", "protocol", "redirect" (that may not be followed), "canceled" or "nomem". */
 weft_error *weft_http_error(weft_http_transfer *transfer);
 typedef struct weft_http_failure {
   int code;        /* libcurl's, also where it only comes nearest: 28 for every timeout; 0: none */
@@ -158,6 +170,7 @@ typedef struct weft_http_times {
   uint64_t total_ns;
   uint64_t sent, received; /* bytes of the bodies as they crossed the network */
   uint8_t is_reused;       /* no connection had to be opened */
+  uint8_t redirects;       /* that were followed */
 } weft_http_times;
 const weft_http_times *weft_http_times_of(weft_http_transfer *transfer);
 

@@ -55,23 +55,30 @@ enum {
   WEFT_HTTP_LINE_OVERFLOW,
   WEFT_HTTP_BODY_OVERFLOW,
   WEFT_HTTP_NO_MEMORY,
+  WEFT_HTTP_FAR_REDIRECT,
+  WEFT_HTTP_ODD_REDIRECT,
+  WEFT_HTTP_MANY_REDIRECTS,
 };
 
 struct weft_http_transfer {
   weft_handle handle; /* first; the engine holds a reference from start to finish */
-  /* the request, constant: texts and list lie behind the struct, `url` and `body` go at the end */
+  /* the request, constant but for redirects: texts and list lie behind the struct, `url` and `body`
+   * go at the end */
   CURLU *url;
   const char *origin;     /* "https://host:port" as in the URL, in lower case: names its lane */
   weft_http_quota *quota; /* a reference, or NULL */
   uint8_t *body;          /* owned; NULL: none or empty */
   size_t body_size;
-  const char *method, *ca_file; /* ca_file NULL: the system's */
+  const char *method;
+  char *proxy; /* owned; NULL: the environment's, "": none */
+  const char *ca_file, *cert_file, *key_file, *key_password; /* NULL: the system's, none */
   struct curl_slist *headers;
   size_t max_body, max_header;
   uint32_t limits_ms[WEFT_HTTP_LIMITS]; /* 0: none */
   uint8_t method_kind, has_body, is_tls, decompress;
   uint8_t needs_name;    /* a name must be looked up before anything can be connected */
   uint8_t is_repeatable; /* to send it twice does no harm */
+  uint8_t no_http2, max_redirects;
   _Atomic uint8_t state; /* written under the engine's lock */
   /* guarded by the engine's lock */
   uint8_t is_aborting;
@@ -95,6 +102,8 @@ struct weft_http_transfer {
   uint8_t has_final_head; /* the blank line after the final answer's headers has been seen */
   uint8_t is_multiplexed; /* the answer came over HTTP/2 or later */
   size_t header_bytes;    /* of interim answers too */
+  uint8_t redirects;      /* that were followed */
+  CURLU *next_url;        /* owned: the answer is a redirect that will be followed */
   int status;
   weft_buf head;            /* the header lines, each ended by LF */
   weft_buf content;         /* the answer's body; empty for a stream */
@@ -109,9 +118,11 @@ struct weft_http_slot {
   CURL *easy;
   weft_http_shard *shard;
   weft_http_slot *next_idle;
-  weft_http_transfer *transfer;                        /* NULL while idle */
-  const char *proxy;                                   /* as set in the handle */
-  uint8_t is_tls, has_method, has_ca_file, has_coding; /* as set in the handle */
+  weft_http_transfer *transfer;                         /* NULL while idle */
+  const char *proxy;                                    /* as set in the handle */
+  uint8_t wants_http2, has_method, has_coding, has_log; /* as set in the handle */
+  uint8_t has_own;  /* a proxy, a bundle or a certificate of one transfer */
+  uint8_t is_http2; /* the request went over HTTP/2; known only with a log */
   uint8_t is_spent; /* libcurl has repeated a request: it never forgets how often it has, and at the
                        sixth time it gives up */
   int system_error; /* errno of a socket that could not be made or watched; 0: none */
@@ -145,6 +156,15 @@ extern weft_http_counters weft_http_counts;
 
 /* Initialises libcurl on the first call. NULL: no memory. Any thread. */
 const weft_http_settings *weft_http_settings_get(void);
+
+/* ---- http_proxy.c ---- */
+
+/* Checks and copies a proxy's URL, or "": WEFT_OK; WEFT_CLOSED: it is none; WEFT_NOMEM. */
+int weft_http_proxy_copy(weft_http_text text, char **proxy);
+/* "": none. */
+const char *weft_http_proxy_of(const weft_http_transfer *transfer);
+/* Blackens the proxy's credentials in a message. */
+void weft_http_proxy_redact(const weft_http_transfer *transfer, char *text);
 
 /* ---- http_request.c ---- */
 
@@ -185,6 +205,15 @@ void weft_http_stream_end(weft_http_transfer *transfer);
 void weft_http_stream_flush(void);
 void weft_http_stream_forget(void); /* in the child of a fork */
 
+/* ---- http_redirect.c [I/O] ---- */
+
+/* The final headers are there: 0 when they are of a redirect that may not be followed
+ * (transfer->refusal says why). When it will be, next_url is set, and the body is of no interest.
+ */
+int weft_http_redirect_plan(weft_http_transfer *transfer);
+/* Makes the transfer the next request. */
+void weft_http_redirect_turn(weft_http_transfer *transfer);
+
 /* ---- http_socket.c [I/O] ---- */
 
 int weft_http_on_socket(CURL *easy, curl_socket_t fd, int what, void *shard, void *unused);
@@ -197,8 +226,8 @@ void weft_http_sockets_forget(void); /* in the child of a fork */
 
 /* ---- http_lane.c [I/O] ---- */
 
-/* Queues it behind the others of its host and quota: 1, or 0 without memory. */
-int weft_http_lane_push(weft_http_transfer *transfer);
+/* Queues it behind the others of its host and quota, or before them: 1, or 0 without memory. */
+int weft_http_lane_push(weft_http_transfer *transfer, int is_first);
 /* 0: nothing could be launched. */
 int weft_http_lane_is_ready(void);
 /* Takes the next transfer out, hosts by turns; NULL when this lane has none just now. */
@@ -243,6 +272,7 @@ void weft_http_doom(weft_http_transfer *transfer, uint8_t why);
 void weft_http_completed(weft_http_transfer *transfer, CURLcode code);
 int weft_http_on_ready(void *slot, char *remote_ip, char *local_ip, int remote_port,
                        int local_port);
+int weft_http_on_log(CURL *easy, curl_infotype kind, char *text, size_t size, void *slot);
 int weft_http_on_lookup(void *resolver, void *reserved, void *slot);
 void weft_http_turn_forget(void); /* in the child of a fork */
 

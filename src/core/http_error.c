@@ -56,8 +56,21 @@ static weft_error *make(weft_http_transfer *transfer, const char *kind, const ch
   for (; reason[size] && size < sizeof clean - 1; size++)
     clean[size] = (unsigned char)reason[size] < ' ' ? ' ' : reason[size];
   clean[size] = '\0';
+  weft_http_proxy_redact(transfer, clean);
   weft_http_describe(transfer, where, sizeof where);
   return weft_error_newf(kind, "%s: %s", where, clean);
+}
+
+static weft_error *redirect_error(weft_http_transfer *transfer) {
+  char reason[REASON_SIZE];
+  const char *why = transfer->refusal == WEFT_HTTP_MANY_REDIRECTS
+                        ? "as many redirects as were allowed have been followed"
+                    : transfer->refusal == WEFT_HTTP_FAR_REDIRECT
+                        ? "its scheme, host or port is another: headers and body stay here"
+                        : "its Location is no URL";
+  snprintf(reason, sizeof reason, "the redirect (status %d) was not followed: %s", transfer->status,
+           why);
+  return make(transfer, "redirect", reason);
 }
 
 static weft_error *refusal_error(weft_http_transfer *transfer) {
@@ -74,6 +87,10 @@ static weft_error *refusal_error(weft_http_transfer *transfer) {
   case WEFT_HTTP_LINE_OVERFLOW:
     snprintf(reason, sizeof reason, "one of the answer's headers is larger than libcurl takes");
     break;
+  case WEFT_HTTP_FAR_REDIRECT:
+  case WEFT_HTTP_ODD_REDIRECT:
+  case WEFT_HTTP_MANY_REDIRECTS:
+    return redirect_error(transfer);
   case WEFT_HTTP_NOT_REPEATED:
     transfer->failure.code = CURLE_GOT_NOTHING;
     return make(transfer, "network",

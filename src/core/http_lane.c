@@ -186,33 +186,28 @@ static void count_in(weft_http_transfer *transfer) {
   atomic_fetch_add_explicit(&weft_http_counts.queued, 1, memory_order_relaxed);
 }
 
-int weft_http_lane_push(weft_http_transfer *transfer) {
+static void link_queued(weft_http_lane *lane, weft_http_transfer *transfer, int is_first) {
+  transfer->previous = is_first ? NULL : lane->tail;
+  transfer->next = is_first ? lane->head : NULL;
+  *(transfer->previous ? &transfer->previous->next : &lane->head) = transfer;
+  *(transfer->next ? &transfer->next->previous : &lane->tail) = transfer;
+}
+
+int weft_http_lane_push(weft_http_transfer *transfer, int is_first) {
   weft_http_lane *lane = lane_for(transfer);
   if (!lane)
     return 0;
   transfer->lane = lane;
   transfer->sequence = ++last_sequence;
-  transfer->next = NULL;
-  transfer->previous = lane->tail;
-  if (lane->tail)
-    lane->tail->next = transfer;
-  else
-    lane->head = transfer;
-  lane->tail = transfer;
+  link_queued(lane, transfer, is_first);
   count_in(transfer);
   list(lane);
   return 1;
 }
 
 static void unlink_queued(weft_http_lane *lane, weft_http_transfer *transfer) {
-  if (transfer->previous)
-    transfer->previous->next = transfer->next;
-  else
-    lane->head = transfer->next;
-  if (transfer->next)
-    transfer->next->previous = transfer->previous;
-  else
-    lane->tail = transfer->previous;
+  *(transfer->previous ? &transfer->previous->next : &lane->head) = transfer->next;
+  *(transfer->next ? &transfer->next->previous : &lane->tail) = transfer->previous;
   transfer->next = transfer->previous = NULL;
   transfer->is_queued = 0;
   atomic_fetch_sub_explicit(&weft_http_counts.queued, 1, memory_order_relaxed);

@@ -109,15 +109,31 @@ static weft_error *check_headers(const weft_http_request *request) {
   return size > MAX_HEAD ? invalid("the URL and the headers are larger than 512 KiB") : NULL;
 }
 
+static weft_error *check_files(const weft_http_request *request) {
+  const struct {
+    const char *name;
+    weft_http_text text;
+  } texts[] = {{"ca_file", request->ca_file},
+               {"cert_file", request->cert_file},
+               {"key_file", request->key_file},
+               {"key_password", request->key_password},
+               {"proxy", request->proxy}};
+  for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
+    if (has_line_break(texts[i].text))
+      return weft_error_newf("invalid", "HTTP request: %s has a line break or a NUL in it",
+                             texts[i].name);
+  if (request->key_file.size && !request->cert_file.size)
+    return invalid("key_file is given without cert_file");
+  return NULL;
+}
+
 static weft_error *check(const weft_http_request *request) {
   weft_error *error = check_method(request);
   if (!error)
     error = check_url(request);
   if (!error)
     error = check_headers(request);
-  if (!error && has_line_break(request->ca_file))
-    error = invalid("the path in ca_file has a line break or a NUL in it");
-  return error;
+  return error ? error : check_files(request);
 }
 
 /* ---- building ---- */
@@ -228,11 +244,25 @@ static void put_origin(weft_http_transfer *transfer, char **cursor, weft_http_te
 static size_t block_size(const weft_http_request *request) {
   size_t size = sizeof(weft_http_transfer) +
                 (request->header_count + OWN_HEADERS) * sizeof(struct curl_slist) +
-                request->method.size + sizeof "GET" + request->ca_file.size + 1 +
-                request->url.size + 1;
+                request->method.size + sizeof "GET" + request->url.size + 1 +
+                request->ca_file.size + request->cert_file.size + request->key_file.size +
+                request->key_password.size + 4;
   for (size_t i = 0; i < request->header_count; i++)
     size += request->headers[i].name.size + request->headers[i].value.size + sizeof ": ";
   return size;
+}
+
+/* NULL for an empty text. */
+static const char *put_option(char **cursor, weft_http_text text) {
+  return text.size ? put(cursor, text) : NULL;
+}
+
+static void put_files(weft_http_transfer *transfer, char **cursor,
+                      const weft_http_request *request) {
+  transfer->ca_file = put_option(cursor, request->ca_file);
+  transfer->cert_file = put_option(cursor, request->cert_file);
+  transfer->key_file = put_option(cursor, request->key_file);
+  transfer->key_password = put_option(cursor, request->key_password);
 }
 
 static void set_limits(weft_http_transfer *transfer, const weft_http_request *request) {
@@ -243,6 +273,8 @@ static void set_limits(weft_http_transfer *transfer, const weft_http_request *re
   if (!transfer->limits_ms[WEFT_HTTP_CONNECT])
     transfer->limits_ms[WEFT_HTTP_CONNECT] = WEFT_HTTP_CONNECT_TIMEOUT_MS;
   transfer->decompress = !!request->decompress;
+  transfer->no_http2 = !!request->no_http2;
+  transfer->max_redirects = request->redirects;
   weft_buf_init(&transfer->head, 0); /* the ceilings are checked as data arrives */
   weft_buf_init(&transfer->content, transfer->max_body);
 }
@@ -273,8 +305,7 @@ static weft_http_transfer *allocate(const weft_http_request *request) {
   put_origin(transfer, &cursor, request->url);
   transfer->is_repeatable = (uint8_t)is_repeatable(request, transfer->method);
   transfer->quota = weft_http_quota_retain(request->quota);
-  if (request->ca_file.size)
-    transfer->ca_file = put(&cursor, request->ca_file);
+  put_files(transfer, &cursor, request);
   set_limits(transfer, request);
   return transfer;
 }
@@ -292,6 +323,18 @@ static weft_error *parse_url(weft_http_transfer *transfer, weft_http_text url) {
              ? weft_error_new("nomem", "HTTP request: not enough memory")
              : weft_error_newf("invalid", "HTTP request: the URL is not valid: %s",
                                curl_url_strerror(code));
+}
+
+/* The name that counts is then the proxy's. */
+static weft_error *set_proxy(weft_http_transfer *transfer, weft_http_text proxy) {
+  int rc = proxy.bytes ? weft_http_proxy_copy(proxy, &transfer->proxy) : WEFT_OK;
+  if (rc == WEFT_NOMEM)
+    return weft_error_new("nomem", "HTTP request: not enough memory");
+  if (rc != WEFT_OK)
+    return invalid("the proxy is no URL such as http://host:port");
+  if (*weft_http_proxy_of(transfer))
+    transfer->needs_name = 1;
+  return NULL;
 }
 
 static weft_error *copy_body(weft_http_transfer *transfer, weft_http_text body) {
@@ -316,6 +359,8 @@ weft_http_transfer *weft_http_transfer_new(const weft_http_request *request, wef
   }
   *error = parse_url(transfer, request->url);
   if (!*error)
+    *error = set_proxy(transfer, request->proxy);
+  if (!*error)
     *error = copy_body(transfer, request->body);
   if (!*error && request->is_stream && !weft_http_stream_new(transfer, request->buffer))
     *error = weft_error_new("nomem", "HTTP request: not enough memory");
@@ -337,8 +382,11 @@ void weft_http_transfer_release(weft_http_transfer *transfer) {
 
 void weft_http_drop_request(weft_http_transfer *transfer) {
   curl_url_cleanup(transfer->url); /* NULL is allowed */
+  curl_url_cleanup(transfer->next_url);
   weft_free(transfer->body);
-  transfer->url = NULL;
+  weft_free(transfer->proxy);
+  transfer->url = transfer->next_url = NULL;
+  transfer->proxy = NULL;
   transfer->body = NULL;
 }
 

@@ -45,10 +45,16 @@ static int append_line(weft_http_transfer *transfer, const char *line, size_t si
   return rc == WEFT_BUF_OK ? weft_buf_putc(head, '\n') : rc;
 }
 
-static void end_head(weft_http_transfer *transfer) {
+/* 0: the answer may not be taken. */
+static int end_head(weft_http_transfer *transfer) {
   transfer->has_final_head = transfer->status >= 200;
-  if (transfer->has_final_head && transfer->stream)
+  if (!transfer->has_final_head)
+    return 1;
+  if (!weft_http_redirect_plan(transfer))
+    return 0;
+  if (transfer->stream && !transfer->next_url)
     weft_http_stream_head(transfer);
+  return 1;
 }
 
 static int take_line(weft_http_transfer *transfer, const char *line, size_t size) {
@@ -60,8 +66,8 @@ static int take_line(weft_http_transfer *transfer, const char *line, size_t size
     begin_answer(transfer, line, size);
   else if (size)
     return append_line(transfer, line, size);
-  else
-    end_head(transfer);
+  else if (!end_head(transfer))
+    return WEFT_BUF_LIMIT;
   return WEFT_BUF_OK;
 }
 
@@ -72,10 +78,10 @@ size_t weft_http_on_head(char *line, size_t one, size_t size, void *slot) {
   transfer->header_bytes += size;
   if (transfer->header_bytes > transfer->max_header)
     transfer->refusal = WEFT_HTTP_HEAD_OVERFLOW;
-  else if (take_line(transfer, line, size) != WEFT_BUF_OK)
-    transfer->refusal = WEFT_HTTP_NO_MEMORY;
-  else
+  else if (take_line(transfer, line, size) == WEFT_BUF_OK)
     return size;
+  else if (!transfer->refusal)
+    transfer->refusal = WEFT_HTTP_NO_MEMORY;
   return 0;
 }
 
@@ -90,10 +96,21 @@ static size_t take_of_stream(weft_http_transfer *transfer, const char *bytes, si
   return taken;
 }
 
+/* The body of a redirect that will be followed. */
+static size_t pass_over(weft_http_transfer *transfer, size_t size) {
+  transfer->failure.received += size;
+  if (transfer->failure.received <= transfer->max_body)
+    return size;
+  transfer->refusal = WEFT_HTTP_BODY_OVERFLOW;
+  return 0;
+}
+
 size_t weft_http_on_body(char *bytes, size_t one, size_t size, void *slot) {
   weft_http_transfer *transfer = ((weft_http_slot *)slot)->transfer;
   (void)one;
   weft_http_arrived(transfer);
+  if (transfer->next_url)
+    return pass_over(transfer, size);
   if (transfer->stream)
     return take_of_stream(transfer, bytes, size);
   transfer->failure.received += size;

@@ -45,8 +45,8 @@ static int read_proxies(void) {
   static const char *const http[] = {"http_proxy", "all_proxy", "ALL_PROXY", NULL};
   static const char *const https[] = {"https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", NULL};
   static const char *const none[] = {"no_proxy", "NO_PROXY", NULL};
-  return copy_variable(&settings.http_proxy, http) &&
-         copy_variable(&settings.https_proxy, https) && copy_variable(&settings.no_proxy, none);
+  return copy_variable(&settings.http_proxy, http) && copy_variable(&settings.https_proxy, https) &&
+         copy_variable(&settings.no_proxy, none);
 }
 
 static const char *first_readable(const char *const *paths, size_t count) {

@@ -43,17 +43,20 @@ static void set_callbacks(weft_http_slot *slot) {
   curl_easy_setopt(easy, CURLOPT_CLOSESOCKETFUNCTION, weft_http_close_socket);
   curl_easy_setopt(easy, CURLOPT_PREREQFUNCTION, weft_http_on_ready);
   curl_easy_setopt(easy, CURLOPT_PREREQDATA, slot);
+  curl_easy_setopt(easy, CURLOPT_DEBUGFUNCTION, weft_http_on_log);
+  curl_easy_setopt(easy, CURLOPT_DEBUGDATA, slot);
   curl_easy_setopt(easy, CURLOPT_RESOLVER_START_FUNCTION, weft_http_on_lookup);
   curl_easy_setopt(easy, CURLOPT_RESOLVER_START_DATA, slot);
 }
 
-static CURLcode set_ca_file(weft_http_slot *slot, const char *path) {
-  const char *bundle = path ? path : weft_http_settings_get()->ca_bundle;
-  slot->has_ca_file = path != NULL;
+/* Without the folder of certificates, or no parsed bundle is ever used twice. */
+static CURLcode set_bundle(CURL *easy, const char *bundle) {
   if (!*bundle)
     return CURLE_OK;
-  curl_easy_setopt(slot->easy, CURLOPT_CAPATH, NULL); /* or no parsed bundle is ever used twice */
-  return curl_easy_setopt(slot->easy, CURLOPT_CAINFO, bundle);
+  curl_easy_setopt(easy, CURLOPT_CAPATH, NULL);
+  curl_easy_setopt(easy, CURLOPT_PROXY_CAPATH, NULL);
+  CURLcode code = curl_easy_setopt(easy, CURLOPT_CAINFO, bundle);
+  return code ? code : curl_easy_setopt(easy, CURLOPT_PROXY_CAINFO, bundle);
 }
 
 static void set_connection(CURL *easy) {
@@ -81,7 +84,7 @@ static CURLcode set_texts(weft_http_slot *slot) {
     code = curl_easy_setopt(easy, CURLOPT_NOPROXY, weft_http_settings_get()->no_proxy);
   if (!code)
     code = curl_easy_setopt(easy, CURLOPT_USERAGENT, "weft/" WEFT_VERSION);
-  return code ? code : set_ca_file(slot, NULL);
+  return code ? code : set_bundle(easy, weft_http_settings_get()->ca_bundle);
 }
 
 static void free_slot(weft_http_slot *slot) {
@@ -112,19 +115,41 @@ static weft_http_slot *new_slot(weft_http_shard *shard) {
 
 /* Waiting for a connection to share makes sense with TLS alone: for plain HTTP libcurl would hold
  * everything back until the first answer. HTTP/2 without TLS is broken on reuse in 7.88. */
-static CURLcode apply_scheme(weft_http_slot *slot, weft_http_transfer *transfer) {
-  const weft_http_settings *settings = weft_http_settings_get();
-  const char *proxy = transfer->is_tls ? settings->https_proxy : settings->http_proxy;
-  if (slot->is_tls != transfer->is_tls) {
-    long version = transfer->is_tls ? CURL_HTTP_VERSION_2TLS : CURL_HTTP_VERSION_1_1;
-    curl_easy_setopt(slot->easy, CURLOPT_HTTP_VERSION, version);
-    curl_easy_setopt(slot->easy, CURLOPT_PIPEWAIT, (long)transfer->is_tls);
-    slot->is_tls = transfer->is_tls;
-  }
+static void apply_version(weft_http_slot *slot, weft_http_transfer *transfer) {
+  uint8_t wants_http2 = transfer->is_tls && !transfer->no_http2;
+  if (slot->wants_http2 == wants_http2)
+    return;
+  slot->wants_http2 = wants_http2;
+  long version = wants_http2 ? CURL_HTTP_VERSION_2TLS : CURL_HTTP_VERSION_1_1;
+  curl_easy_setopt(slot->easy, CURLOPT_HTTP_VERSION, version);
+  curl_easy_setopt(slot->easy, CURLOPT_PIPEWAIT, (long)wants_http2);
+}
+
+static CURLcode apply_proxy(weft_http_slot *slot, weft_http_transfer *transfer) {
+  const char *proxy = weft_http_proxy_of(transfer);
   if (slot->proxy == proxy)
     return CURLE_OK;
-  slot->proxy = proxy;
+  slot->proxy =
+      transfer->proxy ? NULL : proxy; /* a transfer's own is gone when the next one comes */
   return curl_easy_setopt(slot->easy, CURLOPT_PROXY, proxy);
+}
+
+/* What one transfer has of its own. A proxy that it names holds for every host. */
+static CURLcode apply_own(weft_http_slot *slot, weft_http_transfer *transfer) {
+  const weft_http_settings *settings = weft_http_settings_get();
+  CURL *easy = slot->easy;
+  uint8_t has_own = transfer->ca_file || transfer->cert_file || transfer->proxy;
+  if (!has_own && !slot->has_own)
+    return CURLE_OK;
+  slot->has_own = has_own;
+  CURLcode code = set_bundle(easy, transfer->ca_file ? transfer->ca_file : settings->ca_bundle);
+  if (!code)
+    code = curl_easy_setopt(easy, CURLOPT_NOPROXY, transfer->proxy ? "" : settings->no_proxy);
+  if (!code)
+    code = curl_easy_setopt(easy, CURLOPT_SSLCERT, transfer->cert_file);
+  if (!code)
+    code = curl_easy_setopt(easy, CURLOPT_SSLKEY, transfer->key_file);
+  return code ? code : curl_easy_setopt(easy, CURLOPT_KEYPASSWD, transfer->key_password);
 }
 
 /* The order matters: each of these options changes what libcurl takes the method to be. */
@@ -166,14 +191,13 @@ static CURLcode apply(weft_http_slot *slot, weft_http_transfer *transfer) {
   curl_easy_setopt(easy, CURLOPT_CURLU, transfer->url);
   curl_easy_setopt(easy, CURLOPT_HTTPHEADER, transfer->headers);
   curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, connect_ms(transfer));
-  CURLcode code = apply_scheme(slot, transfer);
+  apply_version(slot, transfer);
+  CURLcode code = apply_proxy(slot, transfer);
+  if (!code)
+    code = apply_own(slot, transfer);
   if (!code)
     code = apply_method(slot, transfer);
-  if (!code)
-    code = apply_coding(slot, transfer);
-  if (!code && (transfer->ca_file || slot->has_ca_file))
-    code = set_ca_file(slot, transfer->ca_file);
-  return code;
+  return code ? code : apply_coding(slot, transfer);
 }
 
 /* Takes back every pointer into the transfer, which is about to go. */

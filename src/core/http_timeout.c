@@ -30,9 +30,9 @@ static uint64_t deadline_of(weft_http_transfer *transfer, uint8_t *which) {
   };
   uint64_t at_ns = after(transfer, transfer->started_ns, *which = WEFT_HTTP_TOTAL);
   uint64_t step_ns = after(transfer, transfer->step_ns, limit_of[transfer->step]);
-  uint64_t attempt_ns = transfer->step == WEFT_HTTP_QUEUED
-                            ? WEFT_NEVER_NS
-                            : after(transfer, transfer->launched_ns, WEFT_HTTP_ATTEMPT);
+  uint64_t attempt_ns = transfer->launched_ns
+                            ? after(transfer, transfer->launched_ns, WEFT_HTTP_ATTEMPT)
+                            : WEFT_NEVER_NS;
   if (attempt_ns < at_ns)
     at_ns = attempt_ns, *which = WEFT_HTTP_ATTEMPT;
   if (step_ns < at_ns)

@@ -21,6 +21,13 @@ static weft_http_shard *dirty;
 static int is_hooked;
 static weft_io_job hook;
 
+static void hook_turn(void) {
+  if (is_hooked)
+    return;
+  is_hooked = 1;
+  weft_io_after_turn(&hook);
+}
+
 /* ---- the end of a transfer ---- */
 
 static void read_times(weft_http_transfer *transfer) {
@@ -34,6 +41,7 @@ static void read_times(weft_http_transfer *transfer) {
   curl_easy_getinfo(easy, CURLINFO_REQUEST_SIZE, &size);
   times->sent = (uint64_t)sent;
   times->received = (uint64_t)received;
+  times->redirects = transfer->redirects;
   times->is_reused = connects == 0 && times->connected_ns != 0;
   transfer->failure.is_sent = size > 0;
 }
@@ -67,18 +75,25 @@ static void end_transfer(weft_http_transfer *transfer, CURLcode code, weft_error
   ended.tail = transfer;
 }
 
+/* Goes on with the redirect's target, as one that has waited for its turn already. */
+static void follow(weft_http_transfer *transfer) {
+  leave(transfer, CURLE_OK);
+  weft_http_redirect_turn(transfer);
+  if (weft_http_lane_push(transfer, 1))
+    hook_turn();
+  else
+    end_transfer(transfer, CURLE_OUT_OF_MEMORY, weft_http_error_nomem(transfer));
+}
+
 void weft_http_completed(weft_http_transfer *transfer, CURLcode code) {
+  if (code == CURLE_OK && transfer->next_url) {
+    follow(transfer);
+    return;
+  }
   end_transfer(transfer, code, code == CURLE_OK ? NULL : weft_http_error_of(transfer, code));
 }
 
 /* ---- doom: aborts and timeouts ---- */
-
-static void hook_turn(void) {
-  if (is_hooked)
-    return;
-  is_hooked = 1;
-  weft_io_after_turn(&hook);
-}
 
 /* The list holds a reference: libcurl may finish the transfer while it stands there. */
 void weft_http_doom(weft_http_transfer *transfer, uint8_t why) {
@@ -114,6 +129,30 @@ static void end_doomed(void) {
 
 /* ---- what libcurl tells on the way ---- */
 
+/* A server that closes an HTTP/2 connection in good order says which requests it has not begun
+ * with: to send those again is safe. libcurl does not tell them from those whose connection broke,
+ * but for the latter it has an error, and that the request went over HTTP/2 stands in its log
+ * alone. */
+int weft_http_on_log(CURL *easy, curl_infotype kind, char *text, size_t size, void *slot) {
+  static const char stream[] = "Using Stream ID";
+  (void)easy;
+  if (kind == CURLINFO_TEXT && size > sizeof stream && memcmp(text, stream, sizeof stream - 1) == 0)
+    ((weft_http_slot *)slot)->is_http2 = 1;
+  return 0;
+}
+
+static int is_refused(const weft_http_slot *slot) {
+  return slot->is_http2 && !*slot->reason;
+}
+
+static void watch_refusals(weft_http_slot *slot) {
+  uint8_t must_log = slot->wants_http2 && !slot->transfer->is_repeatable;
+  slot->is_http2 = 0;
+  if (slot->has_log != must_log)
+    curl_easy_setopt(slot->easy, CURLOPT_VERBOSE, (long)must_log);
+  slot->has_log = must_log;
+}
+
 /* The connection is there, and the request is about to be sent: again, when a kept connection was
  * closed without a byte of an answer. What may have been processed must not be sent twice. */
 int weft_http_on_ready(void *arg, char *remote_ip, char *local_ip, int remote_port,
@@ -124,10 +163,11 @@ int weft_http_on_ready(void *arg, char *remote_ip, char *local_ip, int remote_po
   (void)remote_ip, (void)local_ip, (void)remote_port, (void)local_port;
   curl_easy_getinfo(slot->easy, CURLINFO_REQUEST_SIZE, &sent);
   slot->is_spent = transfer->step != WEFT_HTTP_CONNECTING;
-  if (sent > 0 && !transfer->is_repeatable) {
+  if (sent > 0 && !transfer->is_repeatable && !is_refused(slot)) {
     transfer->refusal = WEFT_HTTP_NOT_REPEATED;
     return CURL_PREREQFUNC_ABORT;
   }
+  watch_refusals(slot);
   weft_http_lane_knows(transfer);
   weft_http_enter(transfer, WEFT_HTTP_ASKED);
   transfer->times.connected_ns = transfer->step_ns - transfer->started_ns;
@@ -146,7 +186,7 @@ void weft_http_turn_take(weft_http_transfer *started, weft_http_transfer *aborte
   while (started) {
     weft_http_transfer *transfer = started;
     started = transfer->next;
-    if (weft_http_lane_push(transfer))
+    if (weft_http_lane_push(transfer, 0))
       weft_http_enter(transfer, WEFT_HTTP_QUEUED);
     else
       end_transfer(transfer, CURLE_OUT_OF_MEMORY, weft_http_error_nomem(transfer));
@@ -172,8 +212,10 @@ static void launch(weft_http_transfer *transfer) {
     return;
   }
   weft_http_enter(transfer, WEFT_HTTP_CONNECTING);
-  transfer->launched_ns = transfer->step_ns;
-  transfer->times.launched_ns = transfer->step_ns - transfer->started_ns;
+  if (!transfer->launched_ns) { /* a redirect is a part of the same attempt */
+    transfer->launched_ns = transfer->step_ns;
+    transfer->times.launched_ns = transfer->step_ns - transfer->started_ns;
+  }
   if (!weft_http_launch(transfer))
     end_transfer(transfer, CURLE_OUT_OF_MEMORY, weft_http_error_nomem(transfer));
 }

@@ -61,6 +61,13 @@ static size_t bytes(lua_State *L, const char *name) {
   return (size_t)count;
 }
 
+static uint8_t flag(lua_State *L, const char *name) {
+  lua_getfield(L, 1, name);
+  int is_set = lua_toboolean(L, -1);
+  lua_pop(L, 1);
+  return (uint8_t)is_set;
+}
+
 /* Reads the list { name, value, name, value, … }, whose strings stay alive in it. */
 static void read_headers(lua_State *L, weft_http_request *request) {
   lua_getfield(L, 1, "headers");
@@ -88,17 +95,22 @@ static weft_http_request read_request(lua_State *L) {
   request.url = push_text(L, "url");
   request.body = push_text(L, "body");
   request.ca_file = push_text(L, "ca_file");
+  request.cert_file = push_text(L, "cert_file");
+  request.key_file = push_text(L, "key_file");
+  request.key_password = push_text(L, "key_password");
+  request.proxy = push_text(L, "proxy");
   read_headers(L, &request);
   for (uint8_t limit = WEFT_HTTP_CONNECT; limit < WEFT_HTTP_LIMITS; limit++)
     request.limits_ms[limit] = milliseconds(L, weft_http_limit_name(limit));
   request.max_body = bytes(L, "max_body");
   request.max_header = bytes(L, "max_header");
-  lua_getfield(L, 1, "decompress");
-  request.decompress = (uint8_t)lua_toboolean(L, -1);
-  lua_getfield(L, 1, "stream");
-  request.is_stream = (uint8_t)lua_toboolean(L, -1);
-  lua_pop(L, 2);
+  request.is_stream = flag(L, "stream");
   request.buffer = bytes(L, "buffer");
+  lua_getfield(L, 1, "redirects");
+  request.redirects = (uint8_t)lua_tointeger(L, -1);
+  lua_pop(L, 1);
+  request.decompress = flag(L, "decompress");
+  request.no_http2 = flag(L, "no_http2");
   return request;
 }
 
@@ -183,7 +195,7 @@ static void set_time(lua_State *L, const char *name, uint64_t ns) {
 }
 
 void weft_push_http_timings(lua_State *L, const weft_http_times *times) {
-  lua_createtable(L, 0, 8);
+  lua_createtable(L, 0, 9);
   set_time(L, "launched", times->launched_ns);
   set_time(L, "connected", times->connected_ns);
   set_time(L, "first_byte", times->first_byte_ns);
@@ -194,6 +206,8 @@ void weft_push_http_timings(lua_State *L, const weft_http_times *times) {
   lua_setfield(L, -2, "received");
   lua_pushboolean(L, times->is_reused);
   lua_setfield(L, -2, "reused");
+  weft_push_integer(L, times->redirects);
+  lua_setfield(L, -2, "redirects");
 }
 
 static void push_answer(lua_State *L, weft_http_transfer *transfer) {

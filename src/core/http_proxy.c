@@ -1,0 +1,66 @@
+/* http_proxy.c: which proxy a transfer takes, and keeping its credentials out of messages.
+ *
+ * Owns nothing. Any thread enters. Invariant: a proxy that reaches libcurl is a URL that it can
+ * read, so that it never quotes one in a message.
+ */
+#include "http_engine.h"
+
+#include "mem.h"
+
+#include <stdio.h>
+#include <strings.h>
+
+static int is_scheme_known(const char *url) {
+  static const char *const schemes[] = {"http://",    "https://",  "socks4://",
+                                        "socks4a://", "socks5://", "socks5h://"};
+  for (size_t i = 0; i < sizeof schemes / sizeof *schemes; i++)
+    if (strncasecmp(url, schemes[i], strlen(schemes[i])) == 0)
+      return 1;
+  return 0;
+}
+
+/* libcurl's default, spelled out. NULL: no memory. */
+static char *with_scheme(weft_http_text text) {
+  size_t room = text.size + sizeof "http://";
+  char *url = weft_malloc(room);
+  if (url && !(text.size && memmem(text.bytes, text.size, "://", 3)))
+    snprintf(url, room, "http://%.*s", (int)text.size, text.bytes);
+  else if (url)
+    snprintf(url, room, "%.*s", (int)text.size, text.bytes);
+  return url;
+}
+
+int weft_http_proxy_copy(weft_http_text text, char **proxy) {
+  *proxy = text.size > 0 && text.size < 65536 ? with_scheme(text) : weft_strndup("", 0);
+  if (!*proxy)
+    return WEFT_NOMEM;
+  if (!text.size)
+    return WEFT_OK;
+  CURLU *url = curl_url();
+  CURLUcode code = url ? curl_url_set(url, CURLUPART_URL, *proxy, CURLU_NON_SUPPORT_SCHEME)
+                       : CURLUE_OUT_OF_MEMORY;
+  curl_url_cleanup(url);
+  if (code == CURLUE_OK && is_scheme_known(*proxy))
+    return WEFT_OK;
+  weft_free(*proxy);
+  *proxy = NULL;
+  return code == CURLUE_OUT_OF_MEMORY ? WEFT_NOMEM : WEFT_CLOSED;
+}
+
+const char *weft_http_proxy_of(const weft_http_transfer *transfer) {
+  const weft_http_settings *settings = weft_http_settings_get();
+  if (transfer->proxy)
+    return transfer->proxy;
+  return transfer->is_tls ? settings->https_proxy : settings->http_proxy;
+}
+
+void weft_http_proxy_redact(const weft_http_transfer *transfer, char *text) {
+  const char *proxy = weft_http_proxy_of(transfer);
+  const char *start = strstr(proxy, "://"), *end = strrchr(proxy, '@');
+  if (!start || !end || end <= start + 3)
+    return;
+  start += 3;
+  size_t size = (size_t)(end - start), left = strlen(text);
+  for (char *at = text; (at = memmem(at, left - (size_t)(at - text), start, size)); at += size)
+    memset(at, '*', size);
+}
