@@ -153,6 +153,8 @@ int weft_http_has_head(weft_http_transfer *transfer);
  * weft_http_error tells whether the body is whole. WEFT_WOULD_WAIT: the waiter was queued for news;
  * WEFT_FORKED. One caller at a time. */
 int weft_http_read(weft_http_transfer *transfer, weft_http_text *bytes, weft_waiter *waiter);
+/* It waits for its reader. */
+int weft_http_is_paused(weft_http_transfer *transfer);
 /* Frees what has arrived and was not read, and what weft_http_read gave. */
 void weft_http_discard(weft_http_transfer *transfer);
 /* Takes the waiter of either out again; nothing when it was claimed, or for what is no stream. */

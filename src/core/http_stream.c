@@ -205,6 +205,14 @@ void weft_http_unread(weft_http_transfer *transfer, weft_waiter *waiter) {
   pthread_mutex_unlock(&stream->lock);
 }
 
+int weft_http_is_paused(weft_http_transfer *transfer) {
+  weft_http_stream *stream = transfer->stream;
+  pthread_mutex_lock(&stream->lock);
+  int is_paused = stream->is_paused;
+  pthread_mutex_unlock(&stream->lock);
+  return is_paused;
+}
+
 void weft_http_discard(weft_http_transfer *transfer) {
   weft_http_stream *stream = transfer->stream;
   if (is_forked(transfer))
