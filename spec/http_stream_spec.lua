@@ -204,4 +204,326 @@ describe("weft.http with stream = true", function()
       assert.equal("network", err.kind)
     end)
   end)
+
+  -- Sends the head, then waits until the other side is gone: "gone" is the result.
+  local function endless()
+    return start(function(client, _, orders)
+      client:send "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: first\n\n"
+      orders:try_recv()
+      local _, err = client:receive(1)
+      return err == "closed" and "gone" or tostring(err)
+    end)
+  end
+
+  describe("aborts the transfer", function()
+    it("by close, at any time and more than once", function()
+      local server = endless()
+      local res = open(server)
+      assert.equal("data: first\n\n", res:read())
+      res:close()
+      res:close()
+      assert.equal("gone", (server.results:recv()))
+      local chunk_after, err = res:read()
+      assert.is_nil(chunk_after)
+      assert.equal("closed", err.kind)
+      assert.equal("closed", raised(collect, res:chunks()).kind)
+      assert.equal("closed", select(2, res:body()).kind)
+    end)
+
+    it("when the response is collected, after a loop was left", function()
+      local server = endless()
+      local function leave()
+        for event in open(server):events() do
+          if event.data == "first" then return event.data end
+        end
+      end
+      assert.equal("first", leave())
+      if jit then jit.flush() end
+      collectgarbage()
+      collectgarbage()
+      assert.equal("gone", (server.results:recv()))
+    end)
+
+    it("by <close>", function()
+      if jit then return end
+      local server = endless()
+      assert(load([[
+        local open, server = ...
+        local res <close> = open(server)
+        res:read()
+      ]]))(open, server)
+      assert.equal("gone", (server.results:recv()))
+    end)
+
+    it("when the context of its task is cancelled, though nobody reads", function()
+      local server = endless()
+      local group = weft.group()
+      local opened, go_on = weft.channel(1), weft.channel()
+      group:go(function(_, url)
+        local res = assert(http.get(url, { stream = true }))
+        assert(res:read() == "data: first\n\n")
+        opened:send(true)
+        go_on:recv()
+      end, server.url)
+      opened:recv()
+      group:cancel()
+      assert.equal("gone", (server.results:recv()))
+      local _, err = group:wait()
+      assert.equal("canceled", err.kind)
+      group:close()
+    end)
+
+    it("while a read waits: it raises", function()
+      local server = endless()
+      local group = weft.group()
+      local reading = weft.channel(1)
+      local task = group:go(function(_, url)
+        local res = assert(http.get(url, { stream = true }))
+        res:read()
+        reading:send(true)
+        local ok, err = pcall(res.read, res)
+        local ok_again, err_again = pcall(res.read, res)
+        return ok, tostring(err.kind), ok_again, tostring(err_again.kind)
+      end, server.url)
+      reading:recv()
+      group:cancel()
+      assert.equal("gone", (server.results:recv()))
+      local ok, kind, ok_again, kind_again = task:wait()
+      assert.same({ false, "canceled", false, "canceled" }, { ok, kind, ok_again, kind_again })
+      group:close()
+    end)
+
+    it("with the deadline of a context, while it waits for the headers", function()
+      local server = start(function(client)
+        local _, err = client:receive(1)
+        return err == "closed" and "gone" or tostring(err)
+      end)
+      local group = weft.group(weft.background():with_timeout(0.05))
+      local task = group:go(function(_, url)
+        return select(2, pcall(http.get, url, { stream = true })).kind
+      end, server.url)
+      assert.equal("gone", (server.results:recv()))
+      assert.equal("deadline", task:wait())
+      group:close()
+    end)
+
+    it("when the state of an inline task ends with it", function()
+      local server = endless()
+      local group = weft.group { pool = weft.inline }
+      local read = weft.channel(1)
+      group:go(function()
+        local res = open(server)
+        for event in res:events() do read:send(event.data) end
+      end)
+      assert.equal("first", (read:recv()))
+      group:cancel()
+      assert.equal("gone", (server.results:recv()))
+      group:wait()
+      group:close()
+    end)
+  end)
+
+  describe("waits", function()
+    it("in a task without blocking its thread", function()
+      local server = endless()
+      local pool = weft.pool { threads = 1 }
+      local group = weft.group { pool = pool }
+      local reading = weft.channel(1)
+      group:go(function(_, url)
+        local res = assert(http.get(url, { stream = true }))
+        for _ in res:events() do reading:send(true) end
+      end, server.url)
+      reading:recv()
+      assert.equal("other", group:go(function() return "other" end):wait())
+      group:cancel()
+      group:wait()
+      group:close()
+      pool:close()
+    end)
+
+    it("in inline tasks side by side", function()
+      local function talk()
+        return start(function(client, _, orders)
+          client:send "HTTP/1.1 200 OK\r\n\r\n"
+          for _ = 1, 3 do client:send((orders:recv())) end
+        end)
+      end
+      local servers_of, heard = { talk(), talk() }, {}
+      local group = weft.group { pool = weft.inline }
+      for i = 1, 2 do
+        group:go(function()
+          local res = open(servers_of[i])
+          servers_of[i].orders:send(i .. " begins\n")
+          for line in res:lines() do
+            heard[#heard + 1] = line
+            servers_of[3 - i].orders:send((3 - i) .. " answers\n")
+          end
+        end)
+      end
+      for _ = 1, 100 do
+        if #heard >= 6 then break end
+        weft.sleep(0.01)
+      end
+      local _, err = group:wait()
+      assert.is_nil(err)
+      table.sort(heard)
+      assert.same({ "1 answers", "1 answers", "1 begins", "2 answers", "2 answers", "2 begins" }, heard)
+      group:close()
+    end)
+
+    it("several readers of one body share it", function()
+      local server = serve(CHUNKED, chunk "1\n2\n3\n4\n5\n6\n", "0\r\n\r\n")
+      local res, seen = open(server), {}
+      local group = weft.group { pool = weft.inline }
+      for _ = 1, 3 do
+        group:go(function()
+          for line in res:lines() do
+            seen[#seen + 1] = line
+            weft.sleep(0)
+          end
+        end)
+      end
+      assert.is_nil(select(2, group:wait()))
+      table.sort(seen)
+      assert.same({ "1", "2", "3", "4", "5", "6" }, seen)
+      group:close()
+    end)
+  end)
+
+  describe("keeps memory bounded:", function()
+    it("a slow reader pauses its transfer, and gets all of it", function()
+      local server = start(function(client)
+        client:send "HTTP/1.1 200 OK\r\nContent-Length: 41943040\r\n\r\n"
+        return (client:send(("0123456789abcdef"):rep(2621440)))
+      end)
+      local res, total, matches = open(server, { buffer = 10000 }), 0, true
+      weft.sleep(0.1) -- what is checked does not depend on it
+      assert.is_nil(res:timings()) -- sockets cannot hold all of it
+      for bytes in res:chunks() do
+        assert.is_true(#bytes <= 10000 + 16384)
+        matches = matches and bytes:byte(1) == ("0123456789abcdef"):byte(total % 16 + 1)
+        total = total + #bytes
+      end
+      assert.equal(41943040, total)
+      assert.is_true(matches)
+      assert.equal(41943040, (server.results:recv()))
+    end)
+
+    it("max_body bounds what body() gathers, not what a loop reads", function()
+      local function server() return serve("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", ("x"):rep(1000)) end
+      local body, err = open(server(), { max_body = 999 }):body()
+      assert.is_nil(body)
+      assert.equal("too_large", err.kind)
+      assert.equal(200, err.status)
+      assert.equal("the answer's body is larger than max_body (999 bytes)", err.message)
+      assert.equal(1000, #open(server(), { max_body = 1000 }):body())
+      assert.equal(1000, #table.concat(collect(open(server(), { max_body = 10 }):chunks())))
+    end)
+
+    it("events and lines have ceilings", function()
+      local function server() return serve(CHUNKED, chunk "data: 1\n\ndata: 12345678901\n\n", "0\r\n\r\n") end
+      local res = open(server())
+      assert.equal("1", res:read_event({ max_event = 10 }).data)
+      local event, err = res:read_event()
+      assert.is_nil(event)
+      assert.equal("too_large", err.kind)
+      assert.equal("the stream has an event of more than 10 bytes", err.message)
+      assert.equal("too_large", raised(collect, open(server()):events { max_event = 10 }).kind)
+      err = raised(collect, open(server()):lines { max_line = 10 })
+      assert.equal("the stream has a line of more than 10 bytes", err.message)
+      assert.equal("too_large", select(2, open(server()):read_line { max_line = 1 }).kind)
+    end)
+  end)
+
+  describe("keeps its time limits:", function()
+    local function silent()
+      return start(function(client)
+        client:send "HTTP/1.1 200 OK\r\n\r\nfirst"
+        client:receive(1)
+      end)
+    end
+
+    it("silence is a timeout, after what came", function()
+      local res = open(silent(), { timeout = { idle = 0.05 } })
+      assert.equal("first", res:read())
+      local bytes, err = res:read()
+      assert.is_nil(bytes)
+      assert.equal("timeout", err.kind)
+      assert.equal("idle", err.timeout)
+      assert.equal(5, err.received)
+    end)
+
+    it("the total counts while nobody reads", function()
+      local res = open(silent(), { timeout = 0.05 })
+      weft.sleep(0.1)
+      assert.equal("first", res:read())
+      assert.equal("timeout", raised(collect, res:chunks()).kind)
+    end)
+
+    it("a slow reader is no silence", function()
+      local server = serve("HTTP/1.1 200 OK\r\nContent-Length: 3000000\r\n\r\n", ("x"):rep(3000000))
+      local res, total = open(server, { buffer = 1000, timeout = { idle = 0.05 } }), 0
+      weft.sleep(0.15)
+      for bytes in res:chunks() do total = total + #bytes end
+      assert.equal(3000000, total)
+    end)
+  end)
+
+  describe("refuses misuse:", function()
+    it("a body is read in one way", function()
+      local res = open(serve(CHUNKED, chunk "data: 1\n\n", "0\r\n\r\n"))
+      for event in res:events() do assert.equal("1", event.data) end
+      for _, name in ipairs { "read", "chunks", "lines", "read_line", "body", "json" } do
+        assert.matches("^spec/http_stream_spec.lua:%d+: stream:%l[%l_]*: this body is read as events already; "
+          .. "a body is read in one way only$", raised(function() return (res[name](res)) end))
+      end
+    end)
+
+    it("options are checked", function()
+      local res = open(serve(CHUNKED, "0\r\n\r\n"))
+      assert.matches("bad option 'max_line' to stream:events: known are max_event",
+        raised(function() res:events { max_line = 1 } end))
+      assert.matches("bad argument 'max_line' to stream:lines: expected a whole number of bytes >= 1, got 0",
+        raised(function() res:lines { max_line = 0 } end))
+      assert.matches("bad argument 'options' to stream:lines: expected a table, got 5",
+        raised(function() res:lines(5) end))
+      assert.matches("bad argument 'stream' to weft.http.get: expected a boolean, got string",
+        raised(http.get, "http://127.0.0.1/", { stream = "yes" }))
+      assert.matches("bad argument 'buffer' to weft.http.get: expected a whole number of bytes >= 1, got 0.5",
+        raised(http.get, "http://127.0.0.1/", { stream = true, buffer = 0.5 }))
+      res:close()
+    end)
+
+    it("what is no stream says how to get one", function()
+      local res = assert(http.get(serve("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").url))
+      assert.matches("response:events: the whole body is in `body` already; ask for it with stream = true",
+        raised(function() res:events() end))
+    end)
+
+    it("a response belongs to its task, what it brings can be sent", function()
+      local server = serve(CHUNKED, chunk "data: 1\n\ndata: 2\n\n", "0\r\n\r\n")
+      local res = open(server)
+      local group = weft.group()
+      local err = raised(group.go, group, function() return res:read() end)
+      assert.matches("upvalue 'res': .* cannot be sent; a response that is still read belongs to its task", tostring(err))
+      res:close()
+      local events = weft.channel(1)
+      group:go(function(_, url)
+        for event in assert(http.get(url, { stream = true })):events() do events:send(event) end
+        events:close()
+      end, server.url)
+      local seen = {}
+      for event in events:iter() do seen[#seen + 1] = event.data end
+      assert.same({ "1", "2" }, seen)
+      assert.is_nil(select(2, group:wait()))
+      group:close()
+    end)
+
+    it("a request that gets no headers fails as any other", function()
+      local res, err = http.get("http://127.0.0.1:1/x?key=secret", { stream = true })
+      assert.is_nil(res)
+      assert.equal("network", err.kind)
+      assert.is_nil(tostring(err):find("secret", 1, true))
+    end)
+  end)
 end)

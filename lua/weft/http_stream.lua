@@ -29,15 +29,16 @@ local loop_options = {
   lines = { max_line = options.bytes },
 }
 
-local function open(self, method, mode, given)
+-- For a method that was called from `level` 3.
+local function open(self, method, mode, given, level)
   local most
   if given ~= nil then
-    options.check("stream:" .. method, given, loop_options[mode], 3)
+    options.check("stream:" .. method, given, loop_options[mode], level or 3)
     most = given.max_event or given.max_line
   end
   local other = self._stream:open(mode, most)
   if other then
-    error(("stream:%s: this body is read as %s already; a body is read in one way only"):format(method, other), 3)
+    error(("stream:%s: this body is read as %s already; a body is read in one way only"):format(method, other), level or 3)
   end
   return self._stream
 end
@@ -104,14 +105,8 @@ function Stream:read_line(given)
   return open(self, "read_line", "lines", given):read()
 end
 
---- Reads the rest of the body.
--- @treturn[1] string
--- @treturn[2] nil
--- @treturn[2] error as of @{stream:read}, or of kind "too_large" when the rest is larger than the request's
---   `max_body`: the response is closed then
--- @raise as @{stream:read}
-function Stream:body()
-  local reader, parts, size = open(self, "body", "bytes"), {}, 0
+local function gather(self, method)
+  local reader, parts, size = open(self, method, "bytes", nil, 4), {}, 0
   while true do
     local chunk, err = reader:read()
     if err then
@@ -129,13 +124,24 @@ function Stream:body()
   end
 end
 
+--- Reads the rest of the body.
+-- @treturn[1] string
+-- @treturn[2] nil
+-- @treturn[2] error as of @{stream:read}, or of kind "too_large" when the rest is larger than the request's
+--   `max_body`: the response is closed then
+-- @raise as @{stream:read}
+function Stream:body()
+  local body, err = gather(self, "body")
+  return body, err
+end
+
 --- Reads the rest of the body as JSON.
 -- @return[1] the value; see @{weft.json.decode}
 -- @treturn[2] nil
 -- @treturn[2] error as of @{stream:body}, or of kind "bad_reply", with `status`
 -- @raise as @{stream:read}
 function Stream:json()
-  local body, err = self:body()
+  local body, err = gather(self, "json")
   if not body then
     return nil, err
   end

@@ -157,8 +157,8 @@ int weft_http_read(weft_http_transfer *transfer, weft_http_text *bytes, weft_wai
 int weft_http_is_paused(weft_http_transfer *transfer);
 /* Frees what has arrived and was not read, and what weft_http_read gave. */
 void weft_http_discard(weft_http_transfer *transfer);
-/* Takes the waiter of either out again; nothing when it was claimed, or for what is no stream. */
-void weft_http_unread(weft_http_transfer *transfer, weft_waiter *waiter);
+/* Takes the waiter of either out again; nothing when it was claimed. 0 for what is no stream. */
+int weft_http_unread(weft_http_transfer *transfer, weft_waiter *waiter);
 /* Aborts the transfer when the context is done; once, after its start. Undone by weft_http_unbind,
  * on the same thread, without which the transfer is never freed. */
 void weft_http_bind(weft_http_transfer *transfer, weft_context *context);

@@ -196,13 +196,16 @@ int weft_http_read(weft_http_transfer *transfer, weft_http_text *bytes, weft_wai
   return rc;
 }
 
-void weft_http_unread(weft_http_transfer *transfer, weft_waiter *waiter) {
+int weft_http_unread(weft_http_transfer *transfer, weft_waiter *waiter) {
   weft_http_stream *stream = transfer->stream;
-  if (!stream || is_forked(transfer))
-    return;
+  if (!stream)
+    return 0;
+  if (is_forked(transfer))
+    return 1;
   pthread_mutex_lock(&stream->lock);
   weft_waitlist_remove(&stream->readers, waiter);
   pthread_mutex_unlock(&stream->lock);
+  return 1;
 }
 
 int weft_http_is_paused(weft_http_transfer *transfer) {

@@ -227,8 +227,8 @@ static void push_answer(lua_State *L, weft_http_transfer *transfer) {
 
 /* A stream's waiter waits for the headers, another's for the end. */
 static void unwait(weft_http_transfer *transfer, weft_waiter *waiter) {
-  weft_http_unwait(transfer, waiter);
-  weft_http_unread(transfer, waiter);
+  if (!weft_http_unread(transfer, waiter))
+    weft_http_unwait(transfer, waiter);
 }
 
 static void drop(lua_transfer *self) {
