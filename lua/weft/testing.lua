@@ -95,6 +95,9 @@ local testing = {}
 -- @tparam[opt={status=503}] table options.fault the random fault, or a list of them, each as likely; without `times`
 -- @tparam[opt=1000] int options.record how many of the last requests `requests()` lists; at most
 --   256 MiB of them are kept
+-- @tparam[opt] int options.connections how many at once it must be able to hold: raises the process's soft limit of
+--   descriptors if that is needed, and does not start if the hard one is too low. Clients in the same process
+--   need as many again
 -- @treturn[1] server it listens already; closed by `close()`, by `<close>` on Lua 5.4, or when it
 --   is collected
 -- @treturn[2] nil

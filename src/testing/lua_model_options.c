@@ -21,6 +21,10 @@ static void read_record(weft_lua_reader *r, void *field) {
   *(size_t *)field = (size_t)weft_lua_whole(r, 0, 1e6, "a whole number from 0 to 1000000");
 }
 
+static void read_connections(weft_lua_reader *r, void *field) {
+  *(size_t *)field = (size_t)weft_lua_whole(r, 1, 1e6, "a whole number from 1 to 1000000");
+}
+
 static void read_dimensions(weft_lua_reader *r, void *field) {
   *(size_t *)field = (size_t)weft_lua_whole(r, 1, 65536, "a whole number from 1 to 65536");
 }
@@ -124,6 +128,7 @@ static const weft_lua_option server_options[] = {
     {"fault_rate", read_rate, FIELD(fault_rate)},
     {"fault", read_random, 0},
     {"record", read_record, FIELD(record)},
+    {"connections", read_connections, FIELD(connections)},
     {NULL, NULL, 0},
 };
 

@@ -115,11 +115,12 @@ static void set_count(lua_State *L, const char *name, uint64_t count) {
 @function server:stats
 @treturn table of whole numbers: `connections` (accepted), `open` (now), `requests` (received
   completely), `rejected` (malformed or too large), `faults` (that met requests), `abandoned` (the
-  client closed before the answer), `in_flight` (now), `max_in_flight`
+  client closed before the answer), `in_flight` (now), `max_in_flight`, `starved` (how often no
+  descriptor was left for a connection, which then had to wait)
 @raise when the server is closed */
 static int server_stats(lua_State *L) {
   weft_model_stats stats = weft_model_server_stats(check_server(L));
-  lua_createtable(L, 0, 8);
+  lua_createtable(L, 0, 9);
   set_count(L, "connections", stats.connections);
   set_count(L, "open", stats.open);
   set_count(L, "requests", stats.requests);
@@ -128,6 +129,7 @@ static int server_stats(lua_State *L) {
   set_count(L, "abandoned", stats.abandoned);
   set_count(L, "in_flight", stats.in_flight);
   set_count(L, "max_in_flight", stats.max_in_flight);
+  set_count(L, "starved", stats.starved);
   return 1;
 }
 

@@ -80,10 +80,22 @@ static size_t piece_end(const weft_model_answer *answer, size_t size) {
   return size;
 }
 
+/* The size of a chunk, in hexadecimal. */
+static void put_size(weft_json_writer *out, size_t size) {
+  static const char digits[] = "0123456789abcdef";
+  char text[18], *at = text + sizeof text;
+  *--at = '\n';
+  *--at = '\r';
+  do
+    *--at = digits[size & 15];
+  while (size >>= 4);
+  weft_json_put_bytes(out, at, (size_t)(text + sizeof text - at));
+}
+
 static int put_chunk(weft_model_answer *answer, size_t size, size_t sent) {
   weft_json_writer out = {&answer->bytes, WEFT_BUF_OK};
   if (answer->chunked)
-    weft_json_putf(&out, "%zx\r\n", size);
+    put_size(&out, size);
   weft_json_put_bytes(&out, answer->body.data + answer->body_at, sent);
   if (answer->chunked && sent == size)
     weft_json_put(&out, "\r\n");

@@ -9,9 +9,46 @@
 
 /* The checks ---------------------------------------------------------------------------------- */
 
+/* The members of a body that mean something here. */
+typedef enum member {
+  MESSAGES,
+  TOOLS,
+  SYSTEM,
+  STREAM,
+  TEMPERATURE,
+  TOP_P,
+  STREAM_OPTIONS,
+  MAX_TOKENS,
+  MAX_COMPLETION_TOKENS,
+  OPTIONS,
+  PROMPT,
+  INPUT,
+  ENCODING_FORMAT,
+  DIMENSIONS,
+  MEMBERS,
+} member;
+
+static const char *const member_names[MEMBERS + 1] = {
+    [MESSAGES] = "messages",
+    [TOOLS] = "tools",
+    [SYSTEM] = "system",
+    [STREAM] = "stream",
+    [TEMPERATURE] = "temperature",
+    [TOP_P] = "top_p",
+    [STREAM_OPTIONS] = "stream_options",
+    [MAX_TOKENS] = "max_tokens",
+    [MAX_COMPLETION_TOKENS] = "max_completion_tokens",
+    [OPTIONS] = "options",
+    [PROMPT] = "prompt",
+    [INPUT] = "input",
+    [ENCODING_FORMAT] = "encoding_format",
+    [DIMENSIONS] = "dimensions",
+};
+
 /* The state of one reading. */
 typedef struct reader {
   weft_model_ask *ask;
+  weft_json_value members[MEMBERS];
   weft_model_failure *failure;
   int rc;
 } reader;
@@ -19,10 +56,6 @@ typedef struct reader {
 static void refuse(reader *r, const char *message, const char *param) {
   if (r->failure->status == 0)
     *r->failure = (weft_model_failure){.status = 400, .message = message, .param = param};
-}
-
-static weft_json_value member(const reader *r, const char *name) {
-  return weft_json_get(r->ask->body, name);
 }
 
 static bool is_bool(weft_json_value value) {
@@ -43,23 +76,23 @@ static bool read_flag(reader *r, weft_json_value value, bool usual, const char *
 }
 
 /* A whole number >= 1 that may be missing. */
-static uint64_t read_count(reader *r, const char *name) {
-  weft_json_value value = member(r, name);
+static uint64_t read_count(reader *r, member which) {
+  weft_json_value value = r->members[which];
   double number = weft_json_number(value, -1);
   if (is_absent(value))
     return 0;
   if (!(number >= 1 && number <= 1e9) || floor(number) != number) {
-    refuse(r, "expected a whole number above 0", name);
+    refuse(r, "expected a whole number above 0", member_names[which]);
     return 0;
   }
   return (uint64_t)number;
 }
 
-static void check_range(reader *r, const char *name, double low, double high) {
-  weft_json_value value = member(r, name);
+static void check_range(reader *r, member which, double low, double high) {
+  weft_json_value value = r->members[which];
   double number = weft_json_number(value, NAN);
   if (!is_absent(value) && !(number >= low && number <= high))
-    refuse(r, "the number is missing or out of its range", name);
+    refuse(r, "the number is missing or out of its range", member_names[which]);
 }
 
 /* Texts --------------------------------------------------------------------------------------- */
@@ -113,7 +146,7 @@ static void check_message(reader *r, weft_json_value message) {
 }
 
 static void read_messages(reader *r) {
-  weft_json_value messages = member(r, "messages"), message;
+  weft_json_value messages = r->members[MESSAGES], message;
   weft_json_span key;
   size_t left = weft_json_count(messages);
   if (messages.kind != WEFT_JSON_ARRAY)
@@ -127,7 +160,7 @@ static void read_messages(reader *r) {
 }
 
 static void read_tools(reader *r) {
-  weft_json_value tools = member(r, "tools"), tool;
+  weft_json_value tools = r->members[TOOLS], tool;
   weft_json_span key;
   bool flat = r->ask->family == WEFT_MODEL_ANTHROPIC;
   if (!is_absent(tools) && tools.kind != WEFT_JSON_ARRAY)
@@ -146,17 +179,17 @@ static void read_chat(reader *r) {
   weft_model_ask *ask = r->ask;
   read_messages(r);
   read_tools(r);
-  take_content(r, member(r, "system"), false, false);
-  ask->stream = read_flag(r, member(r, "stream"), ask->family == WEFT_MODEL_OLLAMA, "stream");
-  check_range(r, "temperature", 0, ask->family == WEFT_MODEL_ANTHROPIC ? 1 : 2);
-  check_range(r, "top_p", 0, 1);
+  take_content(r, r->members[SYSTEM], false, false);
+  ask->stream = read_flag(r, r->members[STREAM], ask->family == WEFT_MODEL_OLLAMA, "stream");
+  check_range(r, TEMPERATURE, 0, ask->family == WEFT_MODEL_ANTHROPIC ? 1 : 2);
+  check_range(r, TOP_P, 0, 1);
 }
 
 static void read_openai_chat(reader *r) {
   read_chat(r);
-  weft_json_value options = member(r, "stream_options");
-  r->ask->max_tokens = read_count(r, "max_tokens");
-  uint64_t completion = read_count(r, "max_completion_tokens");
+  weft_json_value options = r->members[STREAM_OPTIONS];
+  r->ask->max_tokens = read_count(r, MAX_TOKENS);
+  uint64_t completion = read_count(r, MAX_COMPLETION_TOKENS);
   if (completion)
     r->ask->max_tokens = completion;
   if (!is_absent(options) && !r->ask->stream)
@@ -167,23 +200,23 @@ static void read_openai_chat(reader *r) {
 
 static void read_anthropic_chat(reader *r) {
   read_chat(r);
-  r->ask->max_tokens = read_count(r, "max_tokens");
-  if (r->ask->task == WEFT_MODEL_TASK_CHAT && is_absent(member(r, "max_tokens")))
+  r->ask->max_tokens = read_count(r, MAX_TOKENS);
+  if (r->ask->task == WEFT_MODEL_TASK_CHAT && is_absent(r->members[MAX_TOKENS]))
     refuse(r, "max_tokens: Field required", "max_tokens");
 }
 
 static void read_ollama_options(reader *r) {
-  double limit = weft_json_number(weft_json_get(member(r, "options"), "num_predict"), 0);
+  double limit = weft_json_number(weft_json_get(r->members[OPTIONS], "num_predict"), 0);
   r->ask->max_tokens = limit >= 1 && limit < 1e9 ? (uint64_t)limit : 0;
 }
 
 static void read_generate(reader *r) {
-  weft_json_value prompt = member(r, "prompt");
+  weft_json_value prompt = r->members[PROMPT];
   if (!is_absent(prompt) && prompt.kind != WEFT_JSON_STRING)
     refuse(r, "prompt must be a string", "prompt");
   take_text(r, weft_json_string(prompt), true);
-  take_text(r, weft_json_string(member(r, "system")), false);
-  r->ask->stream = read_flag(r, member(r, "stream"), true, "stream");
+  take_text(r, weft_json_string(r->members[SYSTEM]), false);
+  r->ask->stream = read_flag(r, r->members[STREAM], true, "stream");
   read_ollama_options(r);
 }
 
@@ -211,9 +244,9 @@ static void read_input(reader *r, weft_json_value input) {
 }
 
 static void read_embed(reader *r) {
-  weft_json_value format = member(r, "encoding_format");
-  read_input(r, member(r, "input"));
-  r->ask->dimensions = (size_t)read_count(r, "dimensions");
+  weft_json_value format = r->members[ENCODING_FORMAT];
+  read_input(r, r->members[INPUT]);
+  r->ask->dimensions = (size_t)read_count(r, DIMENSIONS);
   if (r->ask->dimensions > 65536)
     refuse(r, "too many dimensions", "dimensions");
   r->ask->base64 = weft_json_is(format, "base64");
@@ -244,14 +277,14 @@ static void read_task(reader *r) {
     break;
   case WEFT_MODEL_TASK_EMBED_ONE:
     r->ask->inputs = 1;
-    take_text(r, weft_json_string(member(r, "prompt")), true);
+    take_text(r, weft_json_string(r->members[PROMPT]), true);
     break;
   }
 }
 
 int weft_model_ask_read(weft_model_ask *ask, weft_model_failure *failure) {
   size_t wrong = 0;
-  reader r = {ask, failure, WEFT_BUF_OK};
+  reader r = {.ask = ask, .failure = failure};
   ask->body = weft_model_request_json(ask->request, &wrong);
   if (ask->body.kind == WEFT_JSON_NONE)
     refuse(&r, "We could not parse the JSON body of your request.", NULL);
@@ -259,8 +292,10 @@ int weft_model_ask_read(weft_model_ask *ask, weft_model_failure *failure) {
     refuse(&r, "the body must be a JSON object", NULL);
   else if (!ask->request->model)
     refuse(&r, "you must provide a model parameter", "model");
-  else
+  else {
+    weft_json_get_all(ask->body, member_names, r.members);
     read_task(&r);
+  }
   return r.rc;
 }
 

@@ -314,6 +314,20 @@ weft_json_value weft_json_get(weft_json_value object, const char *key) {
   return get_member(object, key, strlen(key));
 }
 
+void weft_json_get_all(weft_json_value object, const char *const *names, weft_json_value *values) {
+  weft_json_value value;
+  weft_json_span key;
+  size_t count = 0;
+  while (names[count])
+    values[count++] = (weft_json_value){0};
+  if (object.kind != WEFT_JSON_OBJECT)
+    return;
+  for (weft_json_walk walk = weft_json_walk_in(object); weft_json_next(&walk, &key, &value);)
+    for (size_t i = 0; i < count; i++)
+      if (span_is(key, names[i], strlen(names[i])))
+        values[i] = value;
+}
+
 weft_json_value weft_json_find(weft_json_value value, const char *path, size_t size) {
   const char *end = path + size;
   while (path < end && value.kind != WEFT_JSON_NONE) {

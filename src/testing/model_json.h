@@ -53,6 +53,8 @@ bool weft_json_next(weft_json_walk *walk, weft_json_span *key, weft_json_value *
 
 /* The member of an object (of several with one name the last), or WEFT_JSON_NONE. */
 weft_json_value weft_json_get(weft_json_value object, const char *key);
+/* The same for several members at once, in one walk: `names` ends with NULL, `values` has room. */
+void weft_json_get_all(weft_json_value object, const char *const *names, weft_json_value *values);
 /* By a path as "messages.1.content": names of members, and numbers of items from 1. */
 weft_json_value weft_json_find(weft_json_value value, const char *path, size_t size);
 size_t weft_json_count(weft_json_value container);
@@ -83,6 +85,8 @@ typedef struct weft_json_writer {
 void weft_json_put(weft_json_writer *writer, const char *text);
 void weft_json_put_bytes(weft_json_writer *writer, const void *bytes, size_t size);
 void weft_json_put_number(weft_json_writer *writer, uint64_t number);
+/* A text, then a number. */
+void weft_json_put_pair(weft_json_writer *writer, const char *text, uint64_t number);
 /* In quotes and escaped; bytes that are no UTF-8 become U+FFFD. */
 void weft_json_put_string(weft_json_writer *writer, const char *text, size_t size);
 /* The same for a zero-terminated one; NULL is written as null. */

@@ -5,7 +5,6 @@
  */
 #include "model_json.h"
 
-#include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -114,9 +113,17 @@ void weft_json_put(weft_json_writer *writer, const char *text) {
 }
 
 void weft_json_put_number(weft_json_writer *writer, uint64_t number) {
-  char digits[24];
-  snprintf(digits, sizeof digits, "%" PRIu64, number);
-  weft_json_put(writer, digits);
+  char digits[24], *at = digits + sizeof digits;
+  do {
+    *--at = (char)('0' + number % 10);
+    number /= 10;
+  } while (number);
+  weft_json_put_bytes(writer, at, (size_t)(digits + sizeof digits - at));
+}
+
+void weft_json_put_pair(weft_json_writer *writer, const char *text, uint64_t number) {
+  weft_json_put(writer, text);
+  weft_json_put_number(writer, number);
 }
 
 static bool is_plain(uint8_t c) {

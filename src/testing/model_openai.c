@@ -7,9 +7,20 @@
 /* Parts --------------------------------------------------------------------------------------- */
 
 static void put_usage(const weft_model_turn *turn, uint64_t output, weft_json_writer *out) {
-  weft_json_putf(out, "{\"prompt_tokens\":%llu,\"completion_tokens\":%llu,\"total_tokens\":%llu}",
-                 (unsigned long long)turn->input_tokens, (unsigned long long)output,
-                 (unsigned long long)(turn->input_tokens + output));
+  weft_json_put_pair(out, "{\"prompt_tokens\":", turn->input_tokens);
+  weft_json_put_pair(out, ",\"completion_tokens\":", output);
+  weft_json_put_pair(out, ",\"total_tokens\":", turn->input_tokens + output);
+  weft_json_put(out, "}");
+}
+
+/* What each answer and each chunk begins with, without the brace. */
+static void put_identity(const weft_model_turn *turn, const char *object, weft_json_writer *out) {
+  weft_json_put_pair(out, "\"id\":\"chatcmpl-", turn->serial);
+  weft_json_put(out, "\",\"object\":\"");
+  weft_json_put(out, object);
+  weft_json_put_pair(out, "\",\"created\":", (uint64_t)turn->created);
+  weft_json_put(out, ",\"model\":");
+  weft_model_put_model(turn, out);
 }
 
 static void put_finish(const weft_model_turn *turn, weft_json_writer *out) {
@@ -52,10 +63,8 @@ static void put_message(const weft_model_turn *turn, weft_json_writer *out) {
 }
 
 static void put_plain(const weft_model_turn *turn, weft_json_writer *out) {
-  weft_json_putf(out, "{\"id\":\"chatcmpl-%llu\",\"object\":\"chat.completion\",\"created\":%lld,",
-                 (unsigned long long)turn->serial, (long long)turn->created);
-  weft_json_put(out, "\"model\":");
-  weft_model_put_model(turn, out);
+  weft_json_put(out, "{");
+  put_identity(turn, "chat.completion", out);
   weft_json_put(out, ",\"choices\":[{\"index\":0,\"message\":");
   put_message(turn, out);
   weft_json_put(out, ",\"logprobs\":null,\"finish_reason\":");
@@ -72,10 +81,7 @@ static void put_plain(const weft_model_turn *turn, weft_json_writer *out) {
 
 static void begin_chunk(const weft_model_turn *turn, weft_json_writer *out) {
   weft_model_begin_event(turn, NULL, out);
-  weft_json_putf(out, "\"id\":\"chatcmpl-%llu\",\"object\":\"chat.completion.chunk\",",
-                 (unsigned long long)turn->serial);
-  weft_json_putf(out, "\"created\":%lld,\"model\":", (long long)turn->created);
-  weft_model_put_model(turn, out);
+  put_identity(turn, "chat.completion.chunk", out);
 }
 
 static void end_chunk(const weft_model_turn *turn, weft_json_writer *out) {

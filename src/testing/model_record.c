@@ -57,6 +57,12 @@ void weft_model_record_fault(weft_model_record *record) {
   pthread_mutex_unlock(&record->lock);
 }
 
+void weft_model_record_starved(weft_model_record *record) {
+  pthread_mutex_lock(&record->lock);
+  record->stats.starved++;
+  pthread_mutex_unlock(&record->lock);
+}
+
 void weft_model_record_answered(weft_model_record *record) {
   pthread_mutex_lock(&record->lock);
   record->stats.in_flight--;

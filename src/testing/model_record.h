@@ -30,6 +30,7 @@ void weft_model_record_opened(weft_model_record *record);
 void weft_model_record_closed(weft_model_record *record);
 void weft_model_record_rejected(weft_model_record *record);
 void weft_model_record_fault(weft_model_record *record);
+void weft_model_record_starved(weft_model_record *record);
 /* A request is in flight from here on; the ring keeps a reference of its own. */
 void weft_model_record_received(weft_model_record *record, const weft_model_request *request);
 void weft_model_record_answered(weft_model_record *record);

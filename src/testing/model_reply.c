@@ -392,7 +392,10 @@ static void dispatch(making *m) {
 /* Heads --------------------------------------------------------------------------------------- */
 
 static void put_status_line(weft_json_writer *out, int status) {
-  weft_json_putf(out, "HTTP/1.1 %d %s\r\n", status, weft_model_status_name(status));
+  weft_json_put_pair(out, "HTTP/1.1 ", (uint64_t)status);
+  weft_json_put(out, " ");
+  weft_json_put(out, weft_model_status_name(status));
+  weft_json_put(out, "\r\n");
 }
 
 static void put_location(making *m, weft_json_writer *out) {
@@ -414,6 +417,11 @@ static void put_fault_headers(making *m, weft_json_writer *out) {
   weft_model_put_headers(out, m->fault.headers, m->fault.header_count);
 }
 
+/* One that is too short by more than there is, is 0. */
+static void put_length(weft_json_writer *out, int64_t length) {
+  weft_model_put_number_header(out, "Content-Length", length > 0 ? (uint64_t)length : 0);
+}
+
 static void put_framing(making *m, weft_json_writer *out) {
   weft_model_answer *answer = m->answer;
   int framing = weft_model_chosen(m->turn->style.framing, WEFT_MODEL_FRAMING_USUAL);
@@ -424,10 +432,22 @@ static void put_framing(making *m, weft_json_writer *out) {
   if (answer->chunked)
     weft_model_put_header(out, "Transfer-Encoding", "chunked");
   else if (!unsized)
-    weft_json_putf(out, "Content-Length: %lld\r\n",
-                   (long long)answer->body.size + (long long)m->fault.length_off);
+    put_length(out, (int64_t)answer->body.size + m->fault.length_off);
   bool told = answer->close && m->fault.length_off == 0;
   weft_model_put_header(out, "Connection", told ? "close" : "keep-alive");
+}
+
+static void put_date(making *m, weft_json_writer *out) {
+  weft_model_replier *replier = m->replier;
+  if (replier->date != m->date || replier->date_line.size == 0) {
+    weft_json_writer line = {&replier->date_line, WEFT_BUF_OK};
+    replier->date_line.size = 0;
+    replier->date = m->date;
+    weft_model_put_date_header(&line, "Date", m->date);
+    if (line.rc != WEFT_BUF_OK)
+      replier->date_line.size = 0;
+  }
+  weft_json_put_bytes(out, replier->date_line.data, replier->date_line.size);
 }
 
 static void put_head(making *m) {
@@ -439,13 +459,13 @@ static void put_head(making *m) {
   for (double i = 0; i < m->turn->style.interim && out.rc == WEFT_BUF_OK; i++)
     weft_json_put(&out, "HTTP/1.1 103 Early Hints\r\nLink: </>\r\n\r\n");
   put_status_line(&out, m->status);
-  weft_model_put_date_header(&out, "Date", m->date);
+  put_date(m, &out);
   weft_model_put_header(&out, "Content-Type", m->type);
   if (compressed || m->fault.kind == WEFT_MODEL_FAULT_BOMB)
     weft_model_put_header(&out, "Content-Encoding", "gzip");
   put_framing(m, &out);
-  weft_json_putf(&out, "%s: req_%llu\r\n", anthropic ? "request-id" : "x-request-id",
-                 (unsigned long long)m->turn->serial);
+  weft_json_put_pair(&out, anthropic ? "request-id: req_" : "x-request-id: req_", m->turn->serial);
+  weft_json_put(&out, "\r\n");
   if (m->allow)
     weft_model_put_header(&out, "Allow", m->allow);
   put_fault_headers(m, &out);
@@ -470,6 +490,7 @@ int weft_model_replier_init(weft_model_replier *replier, const weft_model_config
 
 void weft_model_replier_free(weft_model_replier *replier) {
   weft_model_speaker_free(&replier->speaker);
+  weft_buf_free(&replier->date_line);
 }
 
 static making begin(weft_model_replier *replier, weft_model_answer *answer) {

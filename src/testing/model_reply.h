@@ -17,7 +17,9 @@ typedef struct weft_model_replier {
   weft_model_quota quota;
   uint16_t port;
   uint64_t jitter_state;
-  uint64_t serial; /* answers so far: makes their ids */
+  uint64_t serial;    /* answers so far: makes their ids */
+  int64_t date;       /* the second that `date_line` tells */
+  weft_buf date_line; /* owned: the Date header */
 } weft_model_replier;
 
 /* Returns 0, or -1 when there is no memory: then, too, it is to be freed. */

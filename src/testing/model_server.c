@@ -20,6 +20,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -29,7 +30,12 @@
 #include "model_conn.h"
 #include "model_fault.h"
 
-enum { EVENTS_AT_ONCE = 256, ACCEPTS_AT_ONCE = 64, ACCEPT_PAUSE_MS = 20 };
+enum {
+  EVENTS_AT_ONCE = 256,
+  ACCEPTS_AT_ONCE = 64,
+  ACCEPT_PAUSE_MS = 20,
+  DESCRIPTORS_OF_OTHERS = 64
+};
 
 struct weft_model_server {
   weft_model_config config; /* immutable */
@@ -57,6 +63,7 @@ static int watch(weft_model_server *server, int fd, void *what) {
 static void pause_accept(weft_model_server *server) {
   epoll_ctl(server->loop.epoll_fd, EPOLL_CTL_DEL, server->listen_fd, NULL);
   server->accept_paused = true;
+  weft_model_record_starved(&server->record);
 }
 
 static void accept_all(weft_model_server *server) {
@@ -141,7 +148,28 @@ static int open_listener(weft_model_server *server, char error[WEFT_MODEL_ERROR_
   return 0;
 }
 
+/* Raises the soft limit of descriptors as far as is needed; the hard one is not ours. */
+static int allow_connections(size_t connections, char error[WEFT_MODEL_ERROR_SIZE]) {
+  struct rlimit limit;
+  rlim_t needed = connections + DESCRIPTORS_OF_OTHERS;
+  if (connections == 0 || getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= needed)
+    return 0;
+  if (limit.rlim_max < needed) {
+    snprintf(
+        error, WEFT_MODEL_ERROR_SIZE,
+        "%zu connections need %zu descriptors, and the limit of this process is %zu (ulimit -Hn)",
+        connections, (size_t)needed, (size_t)limit.rlim_max);
+    return -1;
+  }
+  limit.rlim_cur = needed;
+  return setrlimit(RLIMIT_NOFILE, &limit) == 0
+             ? 0
+             : failed("cannot raise the limit of descriptors", error);
+}
+
 static int open_descriptors(weft_model_server *server, char error[WEFT_MODEL_ERROR_SIZE]) {
+  if (allow_connections(server->config.connections, error) != 0)
+    return -1;
   server->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   server->loop.epoll_fd = epoll_create1(EPOLL_CLOEXEC);
   if (server->wake_fd < 0 || server->loop.epoll_fd < 0)

@@ -135,7 +135,8 @@ typedef struct weft_model_config {
   double fault_rate; /* 0 to 1: how often a request that no script took meets a random one */
   const weft_model_fault *random; /* one of them, each as often; their `times` are not used */
   size_t random_count;
-  size_t record; /* how many of the last requests are kept */
+  size_t record;      /* how many of the last requests are kept */
+  size_t connections; /* how many at once it must be able to hold; 0: as many as it can */
   /* Whether a text matches a pattern; called by the server thread alone. NULL: none does. */
   bool (*matches)(void *matcher, const char *pattern, const char *text, size_t size);
   void *matcher; /* not owned; used by the server thread until the server has stopped */
@@ -162,6 +163,7 @@ typedef struct weft_model_stats {
   uint64_t abandoned;     /* requests whose client closed its side before the answer */
   uint64_t in_flight;     /* received; the last piece of the answer is not on its way yet */
   uint64_t max_in_flight; /* the highest `in_flight` so far */
+  uint64_t starved;       /* how often no descriptor was left for a connection, which then waited */
 } weft_model_stats;
 
 typedef struct weft_model_server weft_model_server;
