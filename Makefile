@@ -100,12 +100,18 @@ $(C_BUILD)/$(LUA)-test_bytecode: spec/core/test_bytecode.c $(BUILD)/lua/bytecode
 embed: $(C_BUILD)/embed
 	$<
 
-test-c: $(C_TESTS:%=$(C_BUILD)/test_%) $(C_BUILD)/$(LUA)-test_bytecode $(C_BUILD)/embed
-	@for test in $^; do echo "== $$test"; TSAN_OPTIONS=die_after_fork=0 timeout 300 $(TEST_WRAPPER) $$test > build/test.log 2>&1 || { cat build/test.log; exit 1; }; tail -n 1 build/test.log; done
+C_PROGRAMS = $(C_TESTS:%=$(C_BUILD)/test_%) $(C_BUILD)/$(LUA)-test_bytecode $(C_BUILD)/embed
+
+test-c: $(C_PROGRAMS:%=run-c/%)
+
+# One line of output a program, all of it when that fails.
+run-c/%: %
+	@TSAN_OPTIONS=die_after_fork=0 timeout 300 $(TEST_WRAPPER) $< > $<.log 2>&1 || { cat $<.log; echo "FAILED: $<"; exit 1; }; \
+	  printf '== %s\n%s\n' "$<" "$$(tail -n 1 $<.log)"
 
 # ---- the suite in Lua: busted, on one VM, with one way of shipping ----
 
-SPEC_TIMEOUT_S ?= 180
+SPEC_TIMEOUT_S ?= 300
 SPECS ?= $(sort $(wildcard spec/*_spec.lua))
 PRELOAD = $(if $(filter address,$(SAN)),LD_PRELOAD=$(shell $(CC) -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0)$(if $(filter thread,$(SAN)),LD_PRELOAD=$(shell $(CC) -print-file-name=libtsan.so) TSAN_OPTIONS="suppressions=$(CURDIR)/spec/support/tsan.supp exitcode=66 report_signal_unsafe=0")
 RUN_LUA = LUA_PATH="$(CURDIR)/lua/?.lua;$(CURDIR)/lua/?/init.lua;$(CURDIR)/?.lua;;" LUA_CPATH="$(CURDIR)/$(BUILD)/?.so;;"
@@ -115,11 +121,13 @@ $(BUILD)/forking.so: spec/support/forking.c
 	@mkdir -p $(@D)
 	$(CC) $(BASE_CFLAGS) -I$(LUA_INCDIR) -shared $< -o $@
 
-test-lua: all $(BUILD)/forking.so
-	@for spec in $(SPECS); do echo "== $(LUA) $(WEFT_SHIP) $(SAN) $$spec"; \
-	  env $(RUN_LUA) $(PRELOAD) WEFT_SAN=$(SAN) timeout $(SPEC_TIMEOUT_S) $(TEST_WRAPPER) /usr/bin/$(LUA_BIN) spec/support/run.lua $$spec > build/test.log 2>&1 \
-	    || { cat build/test.log; echo "FAILED: $$spec"; exit 1; }; \
-	  grep successes build/test.log; done
+test-lua: $(SPECS:%=run-lua/%)
+
+run-lua/%: all $(BUILD)/forking.so
+	@mkdir -p $(BUILD)/logs; log=$(BUILD)/logs/$(notdir $*)$(WEFT_SHIP).log; \
+	  env $(RUN_LUA) $(PRELOAD) WEFT_SAN=$(SAN) timeout $(SPEC_TIMEOUT_S) $(TEST_WRAPPER) /usr/bin/$(LUA_BIN) spec/support/run.lua $* > $$log 2>&1 \
+	    || { cat $$log; echo "FAILED: $(LUA) $(WEFT_SHIP) $(SAN) $*"; exit 1; }; \
+	  printf '== %s\n%s\n' "$(LUA) $(WEFT_SHIP) $(SAN) $*" "$$(grep successes $$log)"
 
 # ---- what the README names ----
 
@@ -127,31 +135,38 @@ lint:
 	luacheck -q lua spec examples bench scripts
 	lua5.4 scripts/check_docs.lua
 
+# Programs and specs run several at a time; each prints when it ends, and all run though one fails.
+JOBS ?= $(shell nproc)
+RUN_ALL = $(MAKE) --no-print-directory -s -k -j$(JOBS)
+
 # Everything: both VMs, both ways of shipping, the core's C tests, checks of sources and docs.
 test:
 	@sh scripts/deps.sh test
-	@$(MAKE) --no-print-directory -s all
-	@$(MAKE) --no-print-directory -s LUA=luajit all
+	@$(MAKE) --no-print-directory -s -j$(JOBS) all
+	@$(MAKE) --no-print-directory -s -j$(JOBS) LUA=luajit all
 	@$(MAKE) --no-print-directory -s lint
-	@$(MAKE) --no-print-directory -s test-c
-	@$(MAKE) --no-print-directory -s LUA=luajit test-c C_TESTS=
-	@$(MAKE) --no-print-directory -s test-lua
-	@WEFT_SHIP=portable $(MAKE) --no-print-directory -s test-lua
-	@$(MAKE) --no-print-directory -s LUA=luajit test-lua
-	@WEFT_SHIP=portable $(MAKE) --no-print-directory -s LUA=luajit test-lua
+	@$(RUN_ALL) test-c
+	@$(RUN_ALL) LUA=luajit test-c C_TESTS=
+	@$(RUN_ALL) test-lua
+	@WEFT_SHIP=portable $(RUN_ALL) test-lua
+	@$(RUN_ALL) LUA=luajit test-lua
+	@WEFT_SHIP=portable $(RUN_ALL) LUA=luajit test-lua
 	@sh spec/rock_smoke.sh
 	@echo "weft: all tests passed"
 
 # The same suite under the sanitizers.
 asan:
 	@sh scripts/deps.sh test
-	@$(MAKE) --no-print-directory -s SAN=address all test-c test-lua
-	@$(MAKE) --no-print-directory -s SAN=address LUA=luajit all test-lua
+	@$(RUN_ALL) SAN=address all
+	@$(RUN_ALL) SAN=address test-c test-lua
+	@$(RUN_ALL) SAN=address LUA=luajit all
+	@$(RUN_ALL) SAN=address LUA=luajit test-lua
 	@echo "weft: AddressSanitizer and UBSan found nothing"
 
 tsan:
 	@sh scripts/deps.sh test
-	@$(MAKE) --no-print-directory -s SAN=thread all test-c test-lua
+	@$(RUN_ALL) SAN=thread all
+	@$(RUN_ALL) SAN=thread test-c test-lua
 	@echo "weft: ThreadSanitizer found nothing"
 
 demo:
