@@ -30,7 +30,7 @@ case "${1-}" in
   demo) needed="$build" ;;
   test) needed="$build $luajit $nginx $tests" ;;
   bench) needed="$build $luajit $go lua-luv lua-cqueues" ;;
-  fuzz) needed="$build clang" ;;
+  fuzz) needed="$build clang libclang-rt-14-dev" ;;
   *)
     echo "usage: scripts/deps.sh demo|test|bench|fuzz" >&2
     exit 2
