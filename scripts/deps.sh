@@ -1,7 +1,7 @@
 #!/bin/sh
-# Installs what `make demo`, `make test`, `make bench` or `make fuzz` need on Debian 12, by apt, when it is not there.
+# Installs what `make demo`, `make test` or `make bench` need on Debian 12, by apt, when it is not there.
 #
-# usage: scripts/deps.sh demo|test|bench|fuzz
+# usage: scripts/deps.sh demo|test|bench
 #
 # Says nothing when there is nothing to do. Never removes a package. On a system without apt it names
 # what is needed and leaves the rest to you.
@@ -30,9 +30,8 @@ case "${1-}" in
   demo) needed="$build" ;;
   test) needed="$build $luajit $nginx $tests" ;;
   bench) needed="$build $luajit $go lua-luv lua-cqueues" ;;
-  fuzz) needed="$build clang libclang-rt-14-dev" ;;
   *)
-    echo "usage: scripts/deps.sh demo|test|bench|fuzz" >&2
+    echo "usage: scripts/deps.sh demo|test|bench" >&2
     exit 2
     ;;
 esac

@@ -17,7 +17,7 @@ end
 
 -- Tries again at once, unless the options say something else.
 local function model(server, options)
-  local given = { base_url = server.url, model = "m", retry = { delay = 0 } }
+  local given = { base_url = server.url, model = "m", retry = { base = 0 } }
   for name, value in pairs(options or {}) do
     given[name] = value
   end
@@ -181,7 +181,7 @@ describe("weft.model.openai", function()
       assert.is_nil(results)
       assert.equal("request", err.kind)
       assert.equal(400, err.status)
-      assert.equal(1, err.attempts)
+      assert.equal(1, #err.attempts)
       assert.match("^task 1 'ask' .* failed: m at http.*the request was refused %(status 400%): no$", tostring(err))
     end)
 
@@ -203,7 +203,7 @@ describe("weft.model.openai", function()
 
     it("cancelling ends the wait for another try", function()
       local server = start({ faults = { { status = 503, times = -1 } } })
-      local m = model(server, { retry = { delay = 1e6 } })
+      local m = model(server, { retry = { base = 1e6, cap = 1e6 } })
       local group = weft.group()
       local task = group:go(function()
         local ok, err = pcall(m.chat, m, { prompt = "x" })
@@ -245,7 +245,7 @@ describe("weft.model.openai", function()
         local err, requests = failure(case[1])
         assert.equal(case[2], err.kind)
         assert.equal(case[1].status or case[4], err.status)
-        assert.equal(case[3], err.attempts)
+        assert.equal(case[3], #err.attempts)
         assert.equal(case[3], requests)
       end
     end)
@@ -255,13 +255,13 @@ describe("weft.model.openai", function()
         local err = failure(fault)
         assert.equal("network", err.kind)
         assert.is_nil(err.status)
-        assert.equal(3, err.attempts)
+        assert.equal(3, #err.attempts)
         assert.match("^m: POST http://.*after 3 attempts", err.message)
       end
     end)
 
     it("of time are told by the timeout of the model or the call", function()
-      local err, requests = failure({ stall = math.huge }, { timeout = 0.05, retry = { attempts = 2, delay = 0 } })
+      local err, requests = failure({ stall = math.huge }, { timeout = 0.05, retry = { attempts = 2, base = 0 } })
       assert.equal("timeout", err.kind)
       assert.equal(2, requests)
       err, requests = failure({ delay = 3600 }, { retry = { attempts = 1 } },
@@ -293,7 +293,7 @@ describe("weft.model.openai", function()
     it("can be asked for not to be tried again", function()
       local err, requests = failure({ status = 500 }, { retry = { attempts = 1 } })
       assert.equal(1, requests)
-      assert.equal(1, err.attempts)
+      assert.equal(1, #err.attempts)
       assert.is_nil(err.message:find("attempts", 1, true))
     end)
   end)
@@ -328,9 +328,12 @@ describe("weft.model.openai", function()
       assert.equal("hi", answer.text)
       assert.is_nil(answer.finish_reason)
       assert.equal("m", answer.model)
-      assert.same({ prompt_tokens = 0, completion_tokens = 0, total_tokens = 0 }, answer.usage)
+      assert.is_true(answer.estimated)
+      assert.equal(1, answer.usage.completion_tokens)
+      assert.is_true(answer.usage.prompt_tokens > 5)
       answer = assert(reply("200 OK", '{"choices":[{"message":{"content":null,"tool_calls":[{"id":"c"}]}}]}'))
       assert.equal("", answer.text)
+      assert.equal("c", answer.tool_calls[1].id)
       assert.equal("c", answer.raw.choices[1].message.tool_calls[1].id)
     end)
 
@@ -371,7 +374,7 @@ describe("weft.model.openai", function()
   describe("waiting", function()
     it("is as long as the server asks for", function()
       local server = start({ faults = { { status = 429, retry_after = 0.02 } } })
-      local answer = assert(model(server, { retry = { delay = 1e6 } }):chat({ prompt = "x" }))
+      local answer = assert(model(server, { retry = { base = 1e6, cap = 1e6 } }):chat({ prompt = "x" }))
       assert.equal(2, answer.attempts)
     end)
 
@@ -392,9 +395,9 @@ describe("weft.model.openai", function()
       local group = weft.group(weft.background():with_timeout(3))
       local function chat(_, m)
         local _, err = m:chat({ prompt = "x" })
-        return { kind = err.kind, attempts = err.attempts }
+        return { kind = err.kind, attempts = #err.attempts }
       end
-      group:go(chat, model(server, { model = "backs off", retry = { delay = 1e6 } }))
+      group:go(chat, model(server, { model = "backs off", retry = { base = 1e6, cap = 1e6 } }))
       group:go(chat, model(server, { model = "obeys", retry = { max_wait = 1e6 } }))
       local results = assert(group:wait())
       assert.same({ kind = "server", attempts = 1 }, results[1])
@@ -486,14 +489,15 @@ describe("weft.model.openai", function()
       local openai, of = weft.model.openai, " to weft.model.openai: "
       refuses("bad argument 'options'" .. of .. "expected a table, got nil", openai)
       refuses("bad argument 'model'" .. of .. "expected a string that is not empty, got nil", openai, {})
-      refuses("bad option 'key'" .. of .. "known are api_key, base_url, headers, limits, model, retry, timeout",
+      refuses("bad option 'key'" .. of .. "known are api_key, base_url, breaker, budget, ca_file, cache, coalesce, "
+        .. "headers, limits, max_tokens, model, on_warn, prices, retry, timeout",
         openai, { model = "m", key = "x" })
-      refuses("bad option 'retry.max'" .. of .. "known are attempts, delay, max_wait", openai,
+      refuses("bad option 'retry.max'" .. of .. "known are attempts, base, budget, cap, idempotency_key, max_wait, on_retry, retry_if", openai,
         { model = "m", retry = { max = 1 } })
       refuses("bad argument 'retry.attempts'" .. of .. "expected a whole number >= 1, got 1.5", openai,
         { model = "m", retry = { attempts = 1.5 } })
-      refuses("bad argument 'retry.delay'" .. of .. "expected a number >= 0, got nan", openai,
-        { model = "m", retry = { delay = 0 / 0 } })
+      refuses("bad argument 'retry.base'" .. of .. "expected a number >= 0, got nan", openai,
+        { model = "m", retry = { base = 0 / 0 } })
       refuses("bad argument 'limits.concurrency'" .. of .. "expected a whole number >= 1, got 0", openai,
         { model = "m", limits = { concurrency = 0 } })
       refuses("bad argument 'timeout.total'" .. of .. "expected a number of seconds > 0, got -1", openai,
@@ -519,7 +523,7 @@ describe("weft.model.openai", function()
         { prompt = "x", timeout = 0 })
       refuses("bad argument 'messages[1].content'" .. of .. "JSON cannot hold a function", m.chat, m,
         { messages = { { role = "user", content = print } } })
-      refuses("bad argument 'extra.stream'" .. of .. "a chat comes as a whole", m.chat, m,
+      refuses("bad argument 'extra.stream'" .. of .. "chat and stream decide that", m.chat, m,
         { prompt = "x", extra = { stream = true } })
       refuses("bad argument 'self'" .. of .. "expected a model, got table; call it as m:chat{…}", m.chat, {})
     end)

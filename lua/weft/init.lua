@@ -13,7 +13,17 @@ local weft = {
   inline = "inline", -- as a pool: run tasks in the calling state, where captured variables are shared
 }
 
-local internal = { host = true, methods = true, fail_at = true, new_error = true, http_request = true, class = true, null = true, own_folder = true }
+local internal = {
+  host = true,
+  methods = true,
+  fail_at = true,
+  new_error = true,
+  http_request = true,
+  health = true,
+  class = true,
+  null = true,
+  own_folder = true,
+}
 for name, value in pairs(core) do
   if not internal[name] then
     weft[name] = value
@@ -38,6 +48,7 @@ local functions = {
   stage = "weft.pipeline",
   pipeline = "weft.pipeline",
   retry = "weft.retry",
+  cache = "weft.cache",
   retry_budget = "weft.retry",
 }
 local modules = {

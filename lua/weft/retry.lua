@@ -21,6 +21,7 @@
 --
 -- @module weft.retry
 local core = require "weft.core"
+local dates = require "weft.dates"
 local options = require "weft.options"
 
 local retry = {}
@@ -58,17 +59,13 @@ function retry.is_retried_status(status)
   return status == 408 or status == 409 or status == 429 or status >= 500
 end
 
--- The engine's messages name libcurl's code.
+-- libcurl's code of a failure in weft.http; 0 stands for none.
 local function curl_code(err)
-  if type(err.curl) == "number" then
-    return err.curl
-  end
-  local message = rawget(err, "message")
-  return type(message) == "string" and tonumber(message:match("%(curl (%d+)%)")) or nil
+  return core.is_error(err) and type(err.code) == "number" and err.code > 0 and err.code or nil
 end
 
 --- Whether a failure may pass: the table above.
--- @param err any value; of a table the fields `kind`, `status`, `should_retry` and `curl` count
+-- @param err any value; of a table the fields `kind`, `status`, `should_retry` and, of an error of weft, `code` count
 -- @treturn boolean
 function retry.is_retried(err)
   if type(err) ~= "table" then
@@ -89,42 +86,6 @@ end
 
 -- ---- what the server says ----
 
-local months = {}
-for i, name in ipairs { "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec" } do
-  months[name] = i
-end
-
--- Days since 1970 of a day of the Gregorian calendar.
-local function days_from_civil(year, month, day)
-  year = month <= 2 and year - 1 or year
-  local era = math.floor(year / 400)
-  local year_of_era = year - era * 400
-  local day_of_year = math.floor((153 * ((month + 9) % 12) + 2) / 5) + day - 1
-  return era * 146097
-    + year_of_era * 365
-    + math.floor(year_of_era / 4)
-    - math.floor(year_of_era / 100)
-    + day_of_year
-    - 719468
-end
-
---- An HTTP date in any of its three forms, as seconds since 1970, or nil. Internal.
-function retry.http_date(text)
-  local day, name, year, hour, minute, second = text:match("(%d+)[ %-](%a%a%a)[ %-](%d+) (%d+):(%d+):(%d+)")
-  if not day then
-    name, day, hour, minute, second, year = text:match("^%a+ (%a%a%a) +(%d+) (%d+):(%d+):(%d+) (%d%d%d%d)")
-  end
-  local month = months[name]
-  if not month then
-    return nil
-  end
-  year = tonumber(year)
-  if year < 100 then
-    year = year + (year < 70 and 2000 or 1900)
-  end
-  return days_from_civil(year, month, tonumber(day)) * 86400 + hour * 3600 + minute * 60 + second
-end
-
 local function number_of(text)
   local number = type(text) == "string" and tonumber(text)
   return number and number >= 0 and number < math.huge and number or nil
@@ -132,8 +93,8 @@ end
 
 -- Both dates are the server's, where it tells its own: its clock may be wrong.
 local function seconds_until(date, headers, now)
-  local when = retry.http_date(date)
-  local sent = type(headers.date) == "string" and retry.http_date(headers.date)
+  local when = dates.http(date)
+  local sent = type(headers.date) == "string" and dates.http(headers.date)
   return when and math.max(0, when - (sent or now))
 end
 

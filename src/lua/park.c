@@ -146,13 +146,8 @@ static void release_object(weft_fiber *fiber) {
   fiber->holds_handle = 0;
 }
 
-static int source_of(weft_park *park) {
-  int winner = weft_wait_winner(&park->wait);
-  return winner >= WEFT_PARK_FIRST_CHOICE ? WEFT_PARK_EVENT : winner;
-}
-
 int weft_park_finish(lua_State *L, weft_park *park) {
-  int source = source_of(park);
+  int source = weft_wait_winner(&park->wait);
   if (source != WEFT_PARK_EVENT)
     park->op->leave(park);
   release_object((weft_fiber *)park); /* the caller's stack holds it, too */
@@ -161,7 +156,7 @@ int weft_park_finish(lua_State *L, weft_park *park) {
 
 /* Instead of finishing. */
 void weft_park_abandon(weft_park *park) {
-  int source = source_of(park);
+  int source = weft_wait_winner(&park->wait);
   if (source != WEFT_PARK_EVENT)
     park->op->leave(park);
   if (park->op->abandon)

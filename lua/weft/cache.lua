@@ -1,0 +1,73 @@
+--- A bounded memory that tasks share: values by key, for a time.
+-- @module weft.cache
+local core = require "weft.core"
+local options = require "weft.options"
+
+local cache = {}
+
+local MAX = 1000
+
+--- A cache, to be captured and sent.
+-- @type cache
+local Cache = core.class "weft.cache"
+Cache.__index = Cache
+Cache.__name = "weft.cache"
+
+local fields = { ttl = options.seconds, max = options.count }
+
+--- Makes a cache. When it is full, the entry that was made first goes. Models take it as `cache`.
+-- @function weft.cache
+-- @tparam[opt] table given
+-- @tparam[opt] number given.ttl seconds after which an entry goes; default: never
+-- @tparam[opt=1000] integer given.max entries at most
+-- @treturn cache
+-- @raise bad argument or unknown option
+function cache.cache(given)
+  given = given == nil and {} or given
+  options.check("weft.cache", given, fields, 2)
+  local ttl = given.ttl and given.ttl < math.huge and given.ttl or nil
+  return setmetatable({ dict = core.dict({ ttl = ttl }), max = given.max or MAX }, Cache)
+end
+
+-- In the dict stand values by "=" .. key, keys by the number of their slot, and how many slots were given away.
+local NEXT = "next"
+
+--- A copy of the value under a key, or nil.
+-- @tparam string key
+function Cache:get(key)
+  return self.dict:get("=" .. key)
+end
+
+--- Keeps a copy of a value.
+-- @tparam string key
+-- @param value anything that can be sent; nil removes the entry
+-- @raise what cannot be sent, with its path
+function Cache:set(key, value)
+  local dict, name = self.dict, "=" .. key
+  local is_new = value ~= nil and dict:get(name) == nil
+  dict:set(name, value)
+  if is_new then
+    local slot = dict:incr(NEXT) % self.max
+    local oldest = dict:get(slot)
+    dict:set(slot, name)
+    if oldest and oldest ~= name then
+      dict:set(oldest, nil)
+    end
+  end
+end
+
+--- Forgets everything.
+function Cache:clear()
+  self.dict:clear()
+end
+
+function Cache:__tostring()
+  return ("weft cache: at most %d entries"):format(self.max)
+end
+
+--- Whether a value is a cache, or a dict, which serves as one. Internal.
+function cache.is_cache(value)
+  return getmetatable(value) == Cache or type(value) == "userdata" and tostring(value):match "^weft dict:" ~= nil
+end
+
+return cache

@@ -1,0 +1,334 @@
+--- Models: what all of them do, whichever API is behind them.
+-- @module weft.model.base
+local call = require "weft.model.call"
+local client_of = require "weft.model.client"
+local core = require "weft.core"
+local errors = require "weft.model.errors"
+local json = require "weft.json"
+local options = require "weft.options"
+local schema = require "weft.schema"
+local shared = require "weft.model.shared"
+local stream = require "weft.model.stream"
+
+local base = {}
+
+--- A model: settings, and handles that all who have it share. It can be captured and sent.
+-- @type model
+local Model = core.class "weft.model.base"
+Model.__index = Model
+Model.__name = "weft.model"
+
+function Model:__tostring()
+  local settings = rawget(self, "settings")
+  return ("weft.model.%s: %s"):format(settings.kind, settings.label)
+end
+
+function Model.__newindex()
+  error("a model cannot be changed; make another one", 2)
+end
+
+-- ---- what is asked ----
+
+local text_or_list = {
+  function(value)
+    return type(value) == "string" or type(value) == "table" and #value > 0
+  end,
+  "a string or a list of them",
+}
+local string_or_table = {
+  function(value)
+    return type(value) == "string" or type(value) == "table"
+  end,
+  "a string or a table",
+}
+
+local chat_fields = {
+  messages = options.table,
+  prompt = options.text,
+  system = options.text,
+  model = options.word,
+  temperature = options.finite,
+  max_tokens = options.count,
+  response_format = options.table,
+  schema = options.table,
+  tools = options.table,
+  tool_choice = string_or_table,
+  timeout = options.timeout,
+  extra = options.table,
+}
+
+local embed_fields = {
+  input = text_or_list,
+  model = options.word,
+  dimensions = options.count,
+  timeout = options.timeout,
+  extra = options.table,
+}
+
+local function check_self(self, what)
+  if getmetatable(self) ~= Model then
+    error(("bad argument 'self' to %s: expected a model, got %s; call it as m:%s{…}"):format(
+      what, type(self), what:match(":(%w+)$")), 3)
+  end
+end
+
+local function check_common(what, given)
+  if type(given.timeout) == "table" then
+    options.check(what, given.timeout, options.timeout_parts, 4, "timeout")
+  end
+  if given.extra and given.extra.stream ~= nil then
+    error(("bad argument 'extra.stream' to %s: chat and stream decide that"):format(what), 4)
+  end
+end
+
+local function check_chat(what, given)
+  options.check(what, given, chat_fields, 3)
+  if (given.messages == nil) == (given.prompt == nil) then
+    error(("bad argument 'messages' to %s: expected either messages or a prompt"):format(what), 3)
+  elseif given.messages and #given.messages == 0 then
+    error(("bad argument 'messages' to %s: expected a list of messages, got none"):format(what), 3)
+  end
+  for i, message in ipairs(given.messages or {}) do
+    if type(message) ~= "table" then
+      options.refuse(what, ("messages[%d]"):format(i), "a table", message, 3)
+    end
+  end
+  check_common(what, given)
+end
+
+local function with_extra(body, given)
+  for name, value in pairs(given.extra or {}) do
+    body[name] = value
+  end
+  return body
+end
+
+-- `level`: where a body that JSON cannot hold is an error, 1 being the caller.
+local function chat_call(what, client, given, is_stream, level)
+  local body = with_extra(client.api.chat_body(client, given, is_stream), given)
+  return call.new(client, client.api.chat_path, body, {
+    what = what,
+    timeout = given.timeout,
+    read = client.api.read_chat,
+    level = level + 1,
+  }), body
+end
+
+-- ---- chats ----
+
+local function chat_once(what, client, given, level)
+  local this, body = chat_call(what, client, given, false, level + 1)
+  if not shared.is_on(client) then
+    return call.run(client, this)
+  end
+  return shared.run(client, shared.key(this.url, body), function()
+    return call.run(client, this)
+  end)
+end
+
+-- The value that a text holds, maybe in a code fence; or nil and what is wrong with it.
+local function value_of(rules, text)
+  local inner = text:match "^%s*```%w*%s*\n(.*)\n%s*```%s*$" or text
+  local value, err = json.decode(inner)
+  if value == nil then
+    return nil, err.message
+  end
+  local ok, problems = schema.check(rules, value)
+  if not ok then
+    return nil, schema.explain(problems)
+  end
+  return value
+end
+
+-- The same chat, with the answer and what is wrong with it.
+local function asked_again(given, text, problem)
+  local again = {}
+  for name, value in pairs(given) do
+    again[name] = value
+  end
+  again.prompt, again.messages = nil, {}
+  for i, message in ipairs(given.messages or { { role = "user", content = given.prompt } }) do
+    again.messages[i] = message
+  end
+  local list = again.messages
+  list[#list + 1] = { role = "assistant", content = text ~= "" and text or "(nothing)" }
+  list[#list + 1] = {
+    role = "user",
+    content = "That does not match the JSON schema: " .. problem .. ". Answer again, with nothing but JSON that does.",
+  }
+  return again
+end
+
+local summed = { "prompt_tokens", "completion_tokens", "total_tokens" }
+
+-- What the first answer took counts as well.
+local function add_account(result, first)
+  for _, name in ipairs(summed) do
+    result.usage[name] = result.usage[name] + first.usage[name]
+  end
+  result.cost = result.cost and result.cost + (first.cost or 0)
+  result.estimated = result.estimated or first.estimated
+  result.attempts = result.attempts + first.attempts
+  result.asked_again = true
+end
+
+local function chat_with_schema(what, client, given)
+  local first, err = chat_once(what, client, given, 2)
+  if not first or first.tool_calls or first.refusal then
+    return first, err
+  end
+  local value, problem = value_of(given.schema, first.text)
+  if value ~= nil then
+    first.data = value
+    return first
+  end
+  local result
+  result, err = chat_once(what, client, asked_again(given, first.text, problem), 2)
+  if not result then
+    return nil, err
+  end
+  add_account(result, first)
+  value, problem = value_of(given.schema, result.text)
+  if value ~= nil then
+    result.data = value
+    return result
+  end
+  return nil, errors.new(client, "bad_reply", "the answer does not match the schema: " .. problem, {
+    partial = result.text,
+    usage = result.usage,
+    cost = result.cost,
+  })
+end
+
+--- Asks the model and waits for the whole answer.
+-- @tparam table given
+-- @tparam[opt] table given.messages a list of `{ role =, content = }`, as the API takes them
+-- @tparam[opt] string given.prompt instead of `messages`: what the user says
+-- @tparam[opt] string given.system goes before the others
+-- @tparam[opt] string given.model default: the model's own
+-- @tparam[opt] number given.temperature
+-- @tparam[opt] integer given.max_tokens of the answer; what a budget reserves and the limit of tokens expects
+-- @tparam[opt] table given.tools as the API takes them; tools in OpenAI's shape are understood by all
+-- @tparam[opt] string|table given.tool_choice as the API takes it
+-- @tparam[opt] table given.schema a JSON schema: the answer is checked against it, asked for once more when it does not
+--   match, and returned as `data`
+-- @tparam[opt] table given.response_format such as `{ type = "json_object" }`, of OpenAI
+-- @tparam[opt] number|table given.timeout seconds for each attempt, as for weft.http.request
+-- @tparam[opt] table given.extra other fields of the request's body; they win over the ones above
+-- @treturn[1] table `text` ("" when the answer is a tool call or a refusal); `tool_calls`: a list of `{ id, name,
+--   arguments, text }`, or nil; `refusal`; `finish_reason`: "stop", "length", "tool_calls", "content_filter"; `usage`:
+--   `prompt_tokens`, `completion_tokens`, `total_tokens`, maybe `cached_tokens`, `cache_write_tokens`; `estimated`: true
+--   when the server did not say the usage; `cost`: US dollars, nil when the price is not known; `model`; `data`: with a
+--   schema; `asked_again`: true when that took a second answer; `attempts`; `cached`, `shared`: true when it came from
+--   the cache or from an equal call; `raw`: the whole reply
+-- @treturn[2] nil
+-- @treturn[2] error of a kind in the table of weft.model
+-- @raise bad argument or unknown option; an error of kind "canceled" or "deadline"
+function Model:chat(given)
+  check_self(self, "model:chat")
+  check_chat("model:chat", given)
+  local client = client_of.for_call(self.settings, given.model, "model:chat", 2)
+  local ask = given.schema and chat_with_schema or chat_once
+  return ask("model:chat", client, given, 1) -- a tail call: the caller is one level up
+end
+
+--- Asks the model and returns as soon as its answer begins. Until then it is asked again where that may help; after
+-- the first part nothing is.
+-- @tparam table given as for @{model:chat}; without `schema`
+-- @treturn[1] model_stream
+-- @treturn[2] nil
+-- @treturn[2] error of a kind in the table of weft.model
+-- @raise bad argument or unknown option; an error of kind "canceled" or "deadline"
+function Model:stream(given)
+  check_self(self, "model:stream")
+  check_chat("model:stream", given)
+  if given.schema then
+    error("bad argument 'schema' to model:stream: an answer that is checked comes as a whole; use model:chat", 2)
+  end
+  local client = client_of.for_call(self.settings, given.model, "model:stream", 2)
+  return stream.open(client, (chat_call("model:stream", client, given, true, 2)))
+end
+
+-- ---- embeddings ----
+
+local function read_vectors(client, count)
+  return function(reply)
+    local vectors, usage, model = client.api.read_embed(reply)
+    if #vectors ~= count then
+      return nil, ("the reply has %d vectors for %d inputs"):format(#vectors, count)
+    end
+    return { vectors = vectors, usage = usage, model = model }
+  end
+end
+
+--- Turns texts into vectors.
+-- @tparam table given
+-- @tparam string|table given.input a text, or a list of texts
+-- @tparam[opt] string given.model default: the model's own
+-- @tparam[opt] integer given.dimensions of each vector, where the model can choose
+-- @tparam[opt] number|table given.timeout seconds for each attempt
+-- @tparam[opt] table given.extra other fields of the request's body
+-- @treturn[1] table `vectors`: a list of numbers for each input, in their order; `usage`, `estimated`, `cost`,
+--   `model`, `attempts`, `cached`, `shared`, `raw` as for @{model:chat}
+-- @treturn[2] nil
+-- @treturn[2] error of a kind in the table of weft.model
+-- @raise bad argument or unknown option; an API without embeddings (Anthropic's); an error of kind "canceled" or
+--   "deadline"
+function Model:embed(given)
+  local what = "model:embed"
+  check_self(self, what)
+  options.check(what, given, embed_fields, 2)
+  if not given.input then
+    options.refuse(what, "input", text_or_list[2], given.input, 2)
+  end
+  check_common(what, given)
+  local client = client_of.for_call(self.settings, given.model, what, 2)
+  if client.api.no_embed then
+    error(("%s: %s"):format(what, client.api.no_embed), 2)
+  end
+  local body = with_extra(client.api.embed_body(client, given), given)
+  local this = call.new(client, client.api.embed_path, body, {
+    what = what,
+    timeout = given.timeout,
+    answers = false,
+    read = read_vectors(client, type(given.input) == "table" and #given.input or 1),
+    level = 2,
+  })
+  if not shared.is_on(client) then
+    return call.run(client, this)
+  end
+  return shared.run(client, shared.key(this.url, body), function()
+    return call.run(client, this)
+  end)
+end
+
+-- ---- watching ----
+
+--- What the model has learnt about its server.
+-- @treturn table `breaker`: "closed", "open" or "half-open"; `concurrency`: places, nil without a limit; `in_flight`:
+--   how many of them are taken; `p50`, `p95`: seconds that the latest chats took, nil while there are none
+function Model:stats()
+  check_self(self, "model:stats")
+  local own = self.settings.limits
+  return {
+    breaker = own.health:breaker(),
+    concurrency = own.places and own.places:size(),
+    in_flight = own.places and own.places:held(),
+    p50 = own.health:quantile("whole", 0.5, 1),
+    p95 = own.health:quantile("whole", 0.95, 1),
+  }
+end
+
+--- Makes a model. Internal.
+-- @tparam string kind "openai", "anthropic" or "ollama"
+-- @tparam table given
+function base.new(kind, given)
+  return setmetatable({ settings = client_of.new(kind, given) }, Model)
+end
+
+--- Whether a value is a model. Internal.
+function base.is_model(value)
+  return type(value) == "table" and getmetatable(value) == Model
+end
+
+return base

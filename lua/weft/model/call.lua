@@ -1,0 +1,207 @@
+--- One call of a model: what it may cost, its attempts, its account. Internal.
+--
+-- A client is the settings of a model (client.lua). A call is a request with what it needs: `url`, `body`, `timeout`,
+-- `input` (an estimate of its tokens), `tokens` (the same with what may come back), `worst_usd`, and `read(reply)`,
+-- which makes a result of a decoded reply, or returns nil and what is missing.
+local core = require "weft.core"
+local errors = require "weft.model.errors"
+local http = require "weft.http"
+local json = require "weft.json"
+local limits = require "weft.model.limits"
+local prices = require "weft.model.prices"
+local read = require "weft.model.read"
+local retry = require "weft.retry"
+
+local call = {}
+
+local EXPECTED = 500 -- tokens of an answer, for the limit of tokens a minute, when the call sets no bound
+local WORST = 4096 -- tokens of an answer, for the budget, when the call sets no bound
+
+-- ---- making calls ----
+
+local function bound_of(client, body)
+  local options = type(body.options) == "table" and body.options or {}
+  return body.max_tokens or body.max_completion_tokens or options.num_predict or client.max_tokens
+end
+
+-- A token has at least one byte, so this many there are at most.
+local function worst_usd(client, bytes, answer)
+  return prices.cost(client.price, read.usage(bytes, answer))
+end
+
+--- Makes a call.
+-- @tparam table client
+-- @tparam string path of the API
+-- @tparam table body
+-- @tparam table fields `what`: the public function; `timeout`; `answers`: false when no text comes back; `read`;
+--   `level`: where a body that JSON cannot hold is an error
+-- @treturn table
+function call.new(client, path, body, fields)
+  local text, where, problem = json.try_encode(body)
+  if not text then
+    error(("bad argument '%s' to %s: JSON cannot hold %s"):format(where:sub(2), fields.what, problem), fields.level + 1)
+  end
+  local bound = bound_of(client, body)
+  local expected, worst = bound or EXPECTED, bound or WORST
+  if fields.answers == false then
+    expected, worst = 0, 0
+  end
+  local input = read.estimate(#text)
+  return {
+    url = client.base .. path .. client.query,
+    body = text,
+    timeout = fields.timeout or client.timeout,
+    input = input,
+    tokens = math.ceil(input + expected),
+    worst_usd = client.budget and worst_usd(client, #text, worst) or nil,
+    read = fields.read,
+  }
+end
+
+--- The headers of a request.
+function call.headers(client, key)
+  local headers = client.headers()
+  if not key then
+    return headers
+  end
+  local copy = { ["Idempotency-Key"] = key }
+  for name, value in pairs(headers) do
+    copy[name] = value
+  end
+  return copy
+end
+
+-- ---- accounts ----
+
+--- Completes a result: its usage, estimated when the server did not say it, and its cost.
+function call.complete(client, this, result)
+  if not result.usage then
+    result.usage = read.usage(this.input, result.text and read.estimate(#result.text) or 0)
+    result.estimated = true
+  end
+  result.model = result.model or client.model
+  result.cost = client.price and prices.cost(client.price, result.usage) or nil
+  return result
+end
+
+--- What a call that failed is taken to have used: nothing when the server said no, or was never asked; else at least
+-- what was sent, and what came back.
+-- @tparam table client
+-- @tparam table this the call
+-- @tparam ?error err nil: it was cancelled
+-- @tparam integer bytes of the answer
+-- @treturn number tokens
+-- @treturn number usd
+function call.loss(client, this, err, bytes)
+  local was_refused = err and err.status and err.status >= 400
+  if was_refused or err and err.sent == false then
+    return 0, 0
+  end
+  local known = err and err.usage
+  local usage = known or read.usage(this.input, bytes > 0 and read.estimate(bytes) or 0)
+  local usd = client.price and prices.cost(client.price, usage) or 0
+  if err and usd > 0 then
+    err.cost, err.estimated = usd, not known
+  end
+  return usage.total_tokens, usd
+end
+
+-- ---- attempts ----
+
+local function is_good(status)
+  return status >= 200 and status <= 299
+end
+call.is_good = is_good
+
+--- Makes a result of a whole answer.
+-- @treturn[1] table
+-- @treturn[2] nil
+-- @treturn[2] error
+function call.read_answer(client, this, res)
+  if not is_good(res.status) then
+    return nil, errors.of_status(client, res)
+  end
+  local reply, err = json.decode(res.body)
+  if type(reply) ~= "table" then
+    return nil, errors.bad_reply(client, err and err.message or "the reply is no JSON object", res.status)
+  elseif type(reply.error) == "table" or type(reply.error) == "string" then
+    return nil, errors.of_body(client, reply.error, "with status 200")
+  end
+  local result, missing = this.read(reply)
+  if not result then
+    return nil, errors.bad_reply(client, missing, res.status)
+  end
+  result.raw = reply
+  call.complete(client, this, result)
+  if result.finish_reason == "content_filter" and result.text == "" then
+    return nil, errors.of_content(client, result.usage)
+  end
+  return result
+end
+
+-- Sends the request while its lease is held; cancelled, it gives back what it can.
+local function send(client, this, lease, key, is_stream)
+  local ok, res, err = pcall(http.request, {
+    method = "POST",
+    url = this.url,
+    headers = call.headers(client, key),
+    body = this.body,
+    timeout = this.timeout,
+    ca_file = client.ca_file,
+    stream = is_stream or nil,
+  })
+  if not ok then
+    local tokens, usd = call.loss(client, this, nil, 0)
+    limits.leave(client, lease, "unknown", tokens, usd)
+    error(res, 0)
+  end
+  return res, err and errors.of_transport(client, err)
+end
+call.send = send
+
+--- Ends an attempt that failed.
+function call.fail(client, this, lease, err, bytes)
+  local tokens, usd = call.loss(client, this, err, bytes)
+  limits.leave(client, lease, limits.outcome_of(err), tokens, usd)
+end
+
+--- Ends an attempt that succeeded.
+function call.succeed(client, lease, result)
+  limits.leave(client, lease, "good", result.usage.total_tokens, result.cost or 0)
+end
+
+local function attempt(client, this, key)
+  local lease, err = limits.enter(client, this)
+  if not lease then
+    return nil, err
+  end
+  local res, result
+  res, err = send(client, this, lease, key)
+  if res then
+    result, err = call.read_answer(client, this, res)
+    limits.listen(client, res, err, this.tokens)
+  end
+  if not result then
+    call.fail(client, this, lease, err, res and #res.body or 0)
+    return nil, err
+  end
+  client.limits.health:sample("whole", core.now() - lease.started)
+  call.succeed(client, lease, result)
+  return result
+end
+
+--- Calls the model, again where that may help.
+-- @treturn[1] table a result, with `attempts`
+-- @treturn[2] nil
+-- @treturn[2] error
+function call.run(client, this)
+  return retry.run(client.retry, function(number, key)
+    local result, err = attempt(client, this, key)
+    if result then
+      result.attempts = number
+    end
+    return result, err
+  end)
+end
+
+return call

@@ -1,0 +1,134 @@
+--- Asking models and reading what they say: the parts that several APIs share. Internal.
+local json = require "weft.json"
+
+local read = {}
+
+--- The messages of a chat in the shape that OpenAI and Ollama share.
+function read.messages(given)
+  local messages = {}
+  if given.system then
+    messages[1] = { role = "system", content = given.system }
+  end
+  if given.prompt then
+    messages[#messages + 1] = { role = "user", content = given.prompt }
+  end
+  for _, message in ipairs(given.messages or {}) do
+    messages[#messages + 1] = message
+  end
+  return messages
+end
+
+--- A string, or nil for anything else.
+function read.text(value)
+  return type(value) == "string" and value or nil
+end
+
+--- A count, 0 for anything else.
+function read.count(value)
+  return type(value) == "number" and value >= 0 and value < math.huge and value or 0
+end
+
+--- Two texts, either of which may be nil.
+function read.join(a, b)
+  return a and b and a .. b or a or b
+end
+
+--- Usage in the one shape that results have.
+function read.usage(prompt, completion, cached, written)
+  prompt, completion = read.count(prompt), read.count(completion)
+  cached, written = read.count(cached), read.count(written)
+  return {
+    prompt_tokens = prompt,
+    completion_tokens = completion,
+    total_tokens = prompt + completion,
+    cached_tokens = cached > 0 and cached or nil,
+    cache_write_tokens = written > 0 and written or nil,
+  }
+end
+
+--- Four bytes a token, at least one.
+function read.estimate(bytes)
+  return math.max(1, math.ceil(bytes / 4))
+end
+
+--- A call of a tool: `arguments` is a table when they are JSON, `text` what the model wrote.
+function read.tool_call(id, name, arguments)
+  local is_text = type(arguments) == "string"
+  local value = is_text and json.decode(arguments) or arguments
+  return {
+    id = read.text(id),
+    name = read.text(name),
+    arguments = type(value) == "table" and value or nil,
+    text = is_text and arguments or type(arguments) == "table" and json.encode(arguments) or nil,
+  }
+end
+
+-- ---- streams ----
+
+--- What has been read of a stream.
+local Reader = {}
+Reader.__index = Reader
+
+--- Makes a reader.
+-- @treturn table `usage`, `finish_reason`, `model`, `refusal`: as far as they are known; `is_done`: nothing follows
+function read.new_reader()
+  return setmetatable({ texts = {}, size = 0, calls = {}, by_index = {} }, Reader)
+end
+
+--- Adds text to the answer.
+function Reader:add_text(text)
+  if text and text ~= "" then
+    self.texts[#self.texts + 1] = text
+    self.size = self.size + #text
+    self.fresh_text = read.join(self.fresh_text, text)
+  end
+end
+
+--- Adds a part of a tool call: the parts of one call have the same index.
+function Reader:add_call(index, id, name, arguments)
+  local call = self.by_index[index]
+  if not call then
+    call = { parts = {} }
+    self.by_index[index] = call
+    self.calls[#self.calls + 1] = call
+  end
+  call.id, call.name = call.id or id, call.name or name
+  call.parts[#call.parts + 1] = arguments
+  self.size = self.size + #(arguments or "")
+  self.fresh_calls = self.fresh_calls or {}
+  self.fresh_calls[#self.fresh_calls + 1] = { index = index, id = id, name = name, arguments = arguments }
+end
+
+--- What came since the last call, or nil.
+-- @treturn ?table `text` ("" for none), `tool_calls`: parts of some, or nil
+function Reader:take()
+  local text, calls = self.fresh_text, self.fresh_calls
+  self.fresh_text, self.fresh_calls = nil, nil
+  if text or calls then
+    return { text = text or "", tool_calls = calls }
+  end
+end
+
+--- All text so far.
+function Reader:text()
+  return table.concat(self.texts)
+end
+
+--- The answer so far, in the shape of a chat's result.
+function Reader:result()
+  local calls = {}
+  for i, call in ipairs(self.calls) do
+    local text = table.concat(call.parts)
+    calls[i] = read.tool_call(call.id, call.name, text ~= "" and text or "{}")
+  end
+  return {
+    text = self:text(),
+    tool_calls = #calls > 0 and calls or nil,
+    refusal = self.refusal,
+    finish_reason = self.finish_reason,
+    usage = self.usage,
+    model = self.model,
+  }
+end
+
+return read
