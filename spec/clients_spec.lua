@@ -8,7 +8,9 @@ local json = require "dkjson"
 local folder = "build/clients"
 
 local function install()
-  if clients.shell("command -v node && command -v npm") == "" then
+  if not clients.has_shell then
+    return nil, "there is no shell under ThreadSanitizer"
+  elseif clients.shell("command -v node && command -v npm") == "" then
     return nil, "node and npm are not installed"
   elseif clients.shell("LD_PRELOAD= node -p 'parseInt(process.versions.node) >= 18'") ~= "true\n" then
     return nil, "node is older than 18"

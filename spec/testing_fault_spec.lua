@@ -5,7 +5,7 @@ local json = require "dkjson"
 local socket = require "socket"
 
 local start, call, events, connect = clients.start, clients.call, clients.events, clients.connect
-local eventually = clients.eventually
+local eventually, with_shell = clients.eventually, clients.with_shell
 
 local function request(api, stream)
   local body = { model = "m", stream = stream, messages = { { role = "user", content = "one two three four five" } } }
@@ -122,7 +122,7 @@ describe("faults of weft.testing.model_server:", function()
       assert.equal(tonumber(head:match("Content%-Length: (%d+)")), #body)
     end)
 
-    it("is one that curl reports", function()
+    with_shell(it, "is one that curl reports", function()
       local server = start({ faults = { { reset = "after_headers" }, { reset = "body" } } })
       for _ = 1, 2 do
         local response = clients.ask(server, "m", "hi")
@@ -157,7 +157,7 @@ describe("faults of weft.testing.model_server:", function()
       assert.is_false(ended)
     end)
 
-    it("of a stream that ends with its connection looks like an end", function()
+    with_shell(it, "of a stream that ends with its connection looks like an end", function()
       local server = start({ faults = { { truncate = "body", wire = { framing = "close" } } } })
       local response = clients.curl(server.url .. "/chat/completions",
         json.encode((request("openai", true))))
@@ -288,7 +288,7 @@ describe("faults of weft.testing.model_server:", function()
     end
   end)
 
-  it("redirects to the same and to another origin", function()
+  with_shell(it, "redirects to the same and to another origin", function()
     local server = start({ faults = { { redirect = 307, to = "same" }, { redirect = 302, to = "other" },
       { redirect = 308, to = "https://example.org/" } } })
     local first = ask(server, "openai")
@@ -302,7 +302,7 @@ describe("faults of weft.testing.model_server:", function()
     assert.match("echo: hi", response.body)
   end)
 
-  it("wrong lengths", function()
+  with_shell(it, "wrong lengths", function()
     local server = start({ faults = { { wrong_length = 10 }, { wrong_length = -10 } } })
     local long = clients.ask(server, "m", "hi")
     assert.equal(18, long.exit)
@@ -334,7 +334,7 @@ describe("faults of weft.testing.model_server:", function()
       return clients.curl(server.origin .. path, json.encode(body), "--compressed" .. flags)
     end
 
-    it("plain and streamed", function()
+    with_shell(it, "plain and streamed", function()
       for _, api in ipairs(apis) do
         for _, stream in ipairs({ false, true }) do
           local response = unpacked(api, stream, { wire = { gzip = true } })
@@ -347,7 +347,7 @@ describe("faults of weft.testing.model_server:", function()
       assert.match("five", unpacked("openai", true, { wire = { gzip = true, piece = 1 } }).body)
     end)
 
-    it("bombs", function()
+    with_shell(it, "bombs", function()
       for _, api in ipairs(apis) do
         local response = unpacked(api, false, { gzip_bomb = 1000000 })
         assert.is_true(tonumber(response.headers:match("Content%-Length: (%d+)")) < 2000)
@@ -383,7 +383,7 @@ describe("faults of weft.testing.model_server:", function()
       assert.match("ü€😀", response.body)
     end)
 
-    it("slow heads, slow pieces, many interim answers", function()
+    with_shell(it, "slow heads, slow pieces, many interim answers", function()
       local server = start({ wire = { head_delay = 0.001, piece = 100, piece_delay = 0.001, interim = 100 } })
       local response = clients.ask(server, "m", "hi")
       assert.equal(0, response.exit)

@@ -21,10 +21,12 @@ local function interpreter()
   return name
 end
 
+local with_shell = clients.with_shell
+
 describe("weft.testing.model_server holds", function()
   after_each(clients.close)
 
-  it("10,000 connections at once, and 10,000 streams on them", function()
+  with_shell(it, "10,000 connections at once, and 10,000 streams on them", function()
     local count = 10000
     local options = { record = 0, connections = count, faults = {
       { stall = math.huge, at = "body", times = count, only = "stream" },
@@ -125,7 +127,7 @@ describe("weft.testing.model_server holds", function()
     assert.match("^1000000 connections need 1000064 descriptors, and the limit of this process is %d+ %(ulimit %-Hn%)$", err)
   end)
 
-  it("no more connections than there are descriptors, and goes on when some are free", function()
+  with_shell(it, "no more connections than there are descriptors, and goes on when some are free", function()
     local script = [[
       local clients = require "spec.support.model_client"
       local server = clients.start()

@@ -8,7 +8,7 @@ local testing = require "weft.testing"
 local start, shell, quote, chat = clients.start, clients.shell, clients.quote, clients.chat
 local curl, ask, content, error_of = clients.curl, clients.ask, clients.content, clients.error_of
 local connect, post, receive = clients.connect, clients.post, clients.receive
-local eventually = clients.eventually
+local eventually, with_shell = clients.eventually, clients.with_shell
 
 describe("weft.testing.model_server", function()
   after_each(clients.close)
@@ -174,7 +174,7 @@ describe("weft.testing.model_server", function()
       assert.equal(200, ask(server, "m", "hi").status)
     end)
 
-    it("reset the connection before the answer", function()
+    with_shell(it, "reset the connection before the answer", function()
       local server = start({ faults = { { reset = "before" } } })
       local response = ask(server, "m", "hi")
       assert.equal(56, response.exit)
@@ -183,7 +183,7 @@ describe("weft.testing.model_server", function()
       assert.equal(200, ask(server, "m", "hi").status)
     end)
 
-    it("truncate the body", function()
+    with_shell(it, "truncate the body", function()
       local server = start({ faults = { { truncate = 40 } } })
       local response = ask(server, "m", "hi")
       assert.equal(18, response.exit)
@@ -425,14 +425,14 @@ describe("weft.testing.model_server", function()
       end
     end)
 
-    it("a large body passes through", function()
+    with_shell(it, "a large body passes through", function()
       local server = start()
       local name = os.tmpname()
       local file = assert(io.open(name, "wb"))
       local text = ("x"):rep(8 * 1024 * 1024)
       file:write(chat("m", text))
       file:close()
-      local body = shell("curl -sS " .. server.url .. "/chat/completions --data-binary @" .. name)
+      local body = shell("LD_PRELOAD= curl -sS " .. server.url .. "/chat/completions --data-binary @" .. name)
       os.remove(name)
       assert.is_true(content({ body = body }) == "echo: " .. text)
     end)
@@ -471,9 +471,9 @@ describe("weft.testing.model_server", function()
     end)
   end)
 
-  it("serves 200 connections at once", function()
+  with_shell(it, "serves 200 connections at once", function()
     local server = start({ latency = 0.05, jitter = 0.05 })
-    local output = shell(("curl --no-progress-meter --parallel --parallel-immediate"
+    local output = shell(("LD_PRELOAD= curl --no-progress-meter --parallel --parallel-immediate"
       .. " --parallel-max 200 -o /dev/null -w '%%{http_code}\\n' --data-binary %s"
       .. " '%s/chat/completions?[1-200]'"):format(quote(chat("m", "hi")), server.url))
     local _, good = output:gsub("200\n", "")
@@ -639,14 +639,14 @@ describe("weft.testing.model_server", function()
       echo exit $code
     ]]
 
-    it("ends with 130 on Ctrl-C and 143 on SIGTERM", function()
+    with_shell(it, "ends with 130 on Ctrl-C and 143 on SIGTERM", function()
       for signal, status in pairs({ INT = 130, TERM = 143 }) do
         local output = shell(script:format(interpreter, signal))
         assert.match("^listening on http://127.0.0.1:%d+/v1\nexit " .. status .. "\n$", output)
       end
     end)
 
-    it("says how it is used", function()
+    with_shell(it, "says how it is used", function()
       for _, args in ipairs({ "", "--port", "--port x", "--what 1", "--port 0 --latency -1" }) do
         local text, exit = example(args)
         assert.match("\nusage: lua examples/model_server.lua %-%-port N", text)
