@@ -180,10 +180,16 @@ bench:
 	@$(MAKE) --no-print-directory -s LUA=luajit all
 	@sh bench/run.sh
 
+# weft in nginx, measured by wrk against nginx's own ways.
+bench-nginx:
+	@sh scripts/deps.sh bench-nginx
+	@$(MAKE) --no-print-directory -s LUA=luajit all
+	@sh bench/nginx.sh
+
 clean:
 	rm -rf build
 
-.PHONY: all clean embed test-c test-lua lint test asan tsan demo bench
+.PHONY: bench-nginx all clean embed test-c test-lua lint test asan tsan demo bench
 
 # ---- installing: by hand, or by the rockspec, which sets the folders ----
 

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what `make demo`, `make test` or `make bench` need on Debian 12, by apt, when it is not there.
 #
-# usage: scripts/deps.sh demo|test|bench
+# usage: scripts/deps.sh demo|test|bench|demo-nginx|bench-nginx
 #
 # Says nothing when there is nothing to do. Never removes a package. On a system without apt it names
 # what is needed and leaves the rest to you.
@@ -29,9 +29,10 @@ tests="nginx libssl-dev zlib1g-dev openssl curl lua-busted lua-check lua-dkjson 
 case "${1-}" in
   demo) needed="$build" ;;
   test) needed="$build $luajit $nginx $tests" ;;
+  bench-nginx | demo-nginx) needed="$build $luajit $nginx curl" ;;
   bench) needed="$build $luajit $go lua-luv lua-cqueues" ;;
   *)
-    echo "usage: scripts/deps.sh demo|test|bench" >&2
+    echo "usage: scripts/deps.sh demo|test|bench|demo-nginx|bench-nginx" >&2
     exit 2
     ;;
 esac

@@ -17,6 +17,8 @@
 -- @module weft.ngx
 local core = require "weft.core"
 
+local options = require "weft.options"
+
 local host = core.host
 if not host then
   error("weft.ngx is for lua-nginx-module and OpenResty", 2)
@@ -193,6 +195,48 @@ function host.wait(number)
     return true
   end
   return host.withdraw(number, failure or err)
+end
+
+-- ---- settings ----
+
+local fields = {
+  threads = {
+    function(value)
+      return type(value) == "number" and value >= 1 and value <= 1024 and value == math.floor(value)
+    end,
+    "a whole number from 1 to 1024",
+  },
+  nice = {
+    function(value)
+      return type(value) == "number" and value >= -20 and value <= 19 and value == math.floor(value)
+    end,
+    "a whole number from -20 to 19",
+  },
+  folder = options.word,
+}
+
+-- A share of the processors for each worker process, and at least two, so that one task that computes does not
+-- hold up the others. The threads are nice to nginx's event loop.
+local threads, nice = math.max(2, math.floor(host.processors() / ngx.worker.count())), 10
+host.setup_pool(threads, nice, true)
+
+--- Settings of this worker process, for `init_worker_by_lua`.
+-- @tparam table given
+-- @tparam[opt] number given.threads of the default pool (default: a worker process's share of the processors, at
+--   least 2)
+-- @tparam[opt=10] number given.nice of these threads: 0 and they compete with nginx as equals
+-- @tparam[opt] string given.folder where the socket is made that wakes nginx; it is gone as soon as it is
+--   connected (default: the first of /tmp, /dev/shm, /var/tmp that works)
+-- @raise bad argument or unknown option; the pool has started threads already
+function M.setup(given)
+  options.check("weft.ngx.setup", given, fields, 2)
+  threads, nice = given.threads or threads, given.nice or nice
+  if not host.setup_pool(threads, nice) then
+    error("weft.ngx.setup: the default pool has started; call it in init_worker_by_lua", 2)
+  end
+  if given.folder then
+    folders = { given.folder }
+  end
 end
 
 -- ---- contexts ----

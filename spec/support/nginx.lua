@@ -20,8 +20,9 @@ local function exists(path)
   return file and file:close() and true or false
 end
 
+-- What a command prints. Tools run without the sanitizer that may be preloaded for nginx.
 local function capture(command)
-  local pipe = assert(io.popen(command .. " 2>/dev/null"))
+  local pipe = assert(io.popen("unset LD_PRELOAD; " .. command .. " 2>/dev/null"))
   local text = pipe:read("*a")
   pipe:close()
   return (text:gsub("%s+$", ""))
@@ -39,6 +40,8 @@ end
 local binary = capture "PATH=$PATH:/usr/sbin command -v nginx"
 local so = package.searchpath and package.searchpath("weft.core", package.cpath) or ""
 local root = capture "pwd"
+
+nginx.has_sanitizer = (os.getenv "WEFT_SAN" or "") ~= "" -- which keeps freed memory
 
 --- Whether nginx with ngx_lua is here, and this is the VM that it runs.
 function nginx.is_here()
@@ -168,7 +171,16 @@ end
 
 --- Runs wrk for so many seconds: requests, errors, and all that it prints.
 function Server:wrk(path, seconds, connections)
-  local text = capture(("wrk -t1 -c%d -d%ss --latency %s%s"):format(connections, seconds, self.url, path))
+  return nginx.read_wrk(capture(("wrk -t1 -c%d -d%ss --latency %s%s"):format(connections, seconds, self.url, path)))
+end
+
+--- The same in the background, with a connection a request: a pipe whose text is for `read_wrk`.
+function Server:start_wrk(path, seconds, connections)
+  return assert(io.popen(("unset LD_PRELOAD; wrk -t1 -c%d -d%ss -H 'Connection: close' %s%s 2>&1"):format(
+    connections, seconds, self.url, path)))
+end
+
+function nginx.read_wrk(text)
   local requests = tonumber(text:match("(%d+) requests in"))
   local errors = 0
   for count in (text:match("Socket errors:[^\n]*") or ""):gmatch("%d+") do

@@ -5,6 +5,7 @@
  */
 #include "encode.h"
 
+#include "guest.h"
 #include "names.h"
 #include "vmprobe.h"
 
@@ -153,7 +154,10 @@ static void put_metatable(weft_encoder *e, int index) {
       lua_pushvalue(L, index);
       weft_encode_refuse(
           e, advice ? advice
-                    : "it has a metatable: register that with weft.register(name, metatable)");
+             : e->state->scheduler.guests
+                 ? "it has a metatable: what is nginx's stays in the handler; for a class of your "
+                   "own there is weft.register(name, metatable)"
+                 : "it has a metatable: register that with weft.register(name, metatable)");
       lua_pop(L, 2);
       return;
     }
@@ -180,6 +184,11 @@ static void put_table(weft_encoder *e, int index) {
   if (seen >= 0) {
     check(e, put_tagged(e->out, WEFT_TAG_REFERENCE, (uint64_t)seen));
     return;
+  }
+  if (lua_topointer(L, index) == e->foreign_table) {
+    lua_pushvalue(L, index);
+    weft_encode_refuse(e,
+                       "it is ngx.ctx, which belongs to the request; give the task values of it");
   }
   put_metatable(e, index);
   e->has_objects = 1;
@@ -521,6 +530,7 @@ void weft_encode(weft_state *state, lua_State *L, int first, int count, const ch
                       .scratch = &state->scratch,
                       .keeper = keeper,
                       .what = what,
+                      .foreign_table = weft_guests_table(&state->scheduler, L),
                       .names_known = known = state->names_loaded,
                       .parent = UINT32_MAX};
     encode_once(&e, first, count);

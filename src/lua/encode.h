@@ -53,6 +53,7 @@ typedef struct weft_encoder {
   const char *label;    /* the captured variable being written, or NULL */
   uint32_t parent;      /* the table being written, as an index of scratch->tables */
   int depth;            /* of functions */
+  const void *foreign_table; /* ngx.ctx */
   uint32_t names_known; /* the state's when this writing began */
   uint8_t is_guarded, has_objects;
   int first, last; /* stack indices of the message's own values */

@@ -6,6 +6,7 @@
 #include "group_body.h"
 
 #include "errors.h"
+#include "guest.h"
 #include "mem.h"
 #include "pool.h"
 #include "vmprobe.h"
@@ -130,6 +131,11 @@ static int start_local(weft_group_body *group, lua_State *L, int function, int c
 
 /* 1 and nil, cause on the stack when the context is done. */
 static int is_refused(weft_group_body *group, lua_State *L) {
+  if (group->state->scheduler.guests && !weft_guests_may_start(&group->state->scheduler, L)) {
+    weft_fail(group->state, L, "phase",
+              "group:go: tasks are started in the workers of nginx, not in the phase 'init'");
+    return 1;
+  }
   if (!weft_context_done(group->core->context))
     return 0;
   weft_error *error = weft_context_error(group->core->context);

@@ -207,6 +207,14 @@ static request *request_of(weft_scheduler *scheduler, lua_State *L) {
   return found || !key ? found : new_request(scheduler, L, key);
 }
 
+const void *weft_guests_table(weft_scheduler *scheduler, lua_State *L) {
+  return scheduler->guests ? scheduler->guests->loop->table_of(L) : NULL;
+}
+
+int weft_guests_may_start(weft_scheduler *scheduler, lua_State *L) {
+  return scheduler->guests->loop->request_of(L) != NULL;
+}
+
 weft_context *weft_guests_context(weft_scheduler *scheduler, lua_State *L) {
   request *found = request_of(scheduler, L);
   if (!found)

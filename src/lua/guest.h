@@ -18,10 +18,12 @@ typedef struct weft_guest weft_guest;
 
 /* What only the event loop knows. */
 typedef struct weft_guest_loop {
-  /* What the caller of L works for, by address; NULL: for nothing that ends. */
+  /* What the caller of L works for, by address; NULL: it only prepares the process. */
   void *(*request_of)(lua_State *L);
   /* Has ended(arg) called once, when the request goes: 1, or 0 when it cannot. May raise. */
   int (*watch_end)(lua_State *L, void *request, void (*ended)(void *arg), void *arg);
+  /* The address of the table that the loop keeps for the request; NULL when there is none. */
+  const void *(*table_of)(lua_State *L);
   /* Why the caller of L, who cannot yield, cannot wait: pushes nil and an error and returns 2, or
    * raises. */
   int (*turn_away)(lua_State *L, const weft_park_op *op);
@@ -44,6 +46,10 @@ int weft_guest_wait(struct weft_state *state, lua_State *L, weft_park *park);
 void weft_guest_wake(weft_wait *wait); /* [any thread] */
 void weft_guest_unparked(weft_fiber *fiber);
 void weft_guests_abandon(weft_scheduler *scheduler, const void *object);
+/* The table of the request that L works for, which is the loop's own; else NULL. */
+const void *weft_guests_table(weft_scheduler *scheduler, lua_State *L);
+/* 0: in the process that L runs in no thread is started. */
+int weft_guests_may_start(weft_scheduler *scheduler, lua_State *L);
 /* The context of the request that L works for, else the background; borrowed. */
 weft_context *weft_guests_context(weft_scheduler *scheduler, lua_State *L);
 

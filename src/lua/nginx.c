@@ -31,14 +31,33 @@ static _Atomic uint32_t lingering; /* the process, plus one, in which some VM's 
 
 /* ---- what nginx tells ---- */
 
+/* nginx's own record of a clean-up, of its http and its stream module alike; its layout is part of
+ * their interface for modules. */
+typedef struct cleanup {
+  void (*handler)(void *data);
+  void *data;
+  struct cleanup *next;
+} cleanup;
+
+/* Functions of nginx and of the VM, looked up once a process; NULL where they do not exist. */
+typedef struct symbols {
+  cleanup *(*add_cleanup)(void *request, size_t size);
+  int (*context_table)(void *request, int *in_ssl_phase, int *ssl_reference);
+} symbols;
+
+static symbols of_http, of_stream;
+static void *(*exdata_of)(lua_State *);
+
+static void look_up(void) {
+  *(void **)&exdata_of = dlsym(RTLD_DEFAULT, "lua_getexdata");
+  *(void **)&of_http.add_cleanup = dlsym(RTLD_DEFAULT, "ngx_http_cleanup_add");
+  *(void **)&of_http.context_table = dlsym(RTLD_DEFAULT, "ngx_http_lua_ffi_get_ctx_ref");
+  *(void **)&of_stream.add_cleanup = dlsym(RTLD_DEFAULT, "ngx_stream_lua_cleanup_add");
+  *(void **)&of_stream.context_table = dlsym(RTLD_DEFAULT, "ngx_stream_lua_ffi_get_ctx_ref");
+}
+
 /* Where ngx_lua keeps the request: in OpenResty's LuaJIT beside the coroutine, else in a global. */
 static void *request_of(lua_State *L) {
-  static void *(*exdata_of)(lua_State *);
-  static int is_known;
-  if (!is_known) {
-    *(void **)&exdata_of = dlsym(RTLD_DEFAULT, "lua_getexdata");
-    is_known = 1;
-  }
   void *request = exdata_of ? exdata_of(L) : NULL;
   if (!request) {
     weft_push_globals(L);
@@ -69,23 +88,13 @@ static int is_one_of(const char *phase, const char *const *phases) {
   return 0;
 }
 
-/* nginx's own record of a clean-up, of its http and its stream module alike; its layout is part of
- * their interface for modules. */
-typedef struct cleanup {
-  void (*handler)(void *data);
-  void *data;
-  struct cleanup *next;
-} cleanup;
-
 /* Phases that work for no request have one that is not cleaned up. */
-static int watch_end(lua_State *L, const char *symbol, void *request, void (*ended)(void *),
+static int watch_end(lua_State *L, const symbols *nginx, void *request, void (*ended)(void *),
                      void *arg) {
   static const char *const without_end[] = {"init", "init_worker", "exit_worker", NULL};
-  cleanup *(*add)(void *, size_t);
-  *(void **)&add = dlsym(RTLD_DEFAULT, symbol);
-  int has_end = add && !is_one_of(push_phase(L), without_end);
+  int has_end = !is_one_of(push_phase(L), without_end);
   lua_pop(L, 1);
-  cleanup *entry = has_end ? add(request, 0) : NULL;
+  cleanup *entry = has_end && nginx->add_cleanup ? nginx->add_cleanup(request, 0) : NULL;
   if (!entry)
     return 0;
   entry->handler = ended;
@@ -94,11 +103,38 @@ static int watch_end(lua_State *L, const char *symbol, void *request, void (*end
 }
 
 static int watch_http(lua_State *L, void *request, void (*ended)(void *), void *arg) {
-  return watch_end(L, "ngx_http_cleanup_add", request, ended, arg);
+  return watch_end(L, &of_http, request, ended, arg);
 }
 
 static int watch_stream(lua_State *L, void *request, void (*ended)(void *), void *arg) {
-  return watch_end(L, "ngx_stream_lua_cleanup_add", request, ended, arg);
+  return watch_end(L, &of_stream, request, ended, arg);
+}
+
+/* ngx.ctx, where lua-resty-core keeps it, unless nobody has asked for it yet. */
+static const void *table_of(lua_State *L, const symbols *nginx) {
+  int unused[2], number = -1;
+  void *request = request_of(L);
+  if (nginx->context_table && request)
+    number = nginx->context_table(request, &unused[0], &unused[1]);
+  if (number < 0)
+    return NULL;
+  lua_getfield(L, LUA_REGISTRYINDEX, "ngx_lua_ctx_tables");
+  const void *table = NULL;
+  if (lua_istable(L, -1)) {
+    lua_rawgeti(L, -1, number);
+    table = lua_topointer(L, -1);
+    lua_pop(L, 1);
+  }
+  lua_pop(L, 1);
+  return table;
+}
+
+static const void *table_of_http(lua_State *L) {
+  return table_of(L, &of_http);
+}
+
+static const void *table_of_stream(lua_State *L) {
+  return table_of(L, &of_stream);
 }
 
 static int turn_away(lua_State *L, const weft_park_op *op) {
@@ -114,8 +150,9 @@ static int turn_away(lua_State *L, const weft_park_op *op) {
 }
 
 const weft_guest_loop *weft_nginx_loop(lua_State *L) {
-  static const weft_guest_loop http = {request_of, watch_http, turn_away};
-  static const weft_guest_loop stream = {request_of, watch_stream, turn_away};
+  static const weft_guest_loop http = {request_of, watch_http, table_of_http, turn_away};
+  static const weft_guest_loop stream = {request_of, watch_stream, table_of_stream, turn_away};
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
   const weft_guest_loop *found = NULL;
   int top = lua_gettop(L);
   lua_getglobal(L, "ngx");
@@ -129,8 +166,10 @@ const weft_guest_loop *weft_nginx_loop(lua_State *L) {
     }
   }
   lua_settop(L, top);
-  if (found)
+  if (found) {
+    pthread_once(&once, look_up);
     atomic_store(&is_here, 1);
+  }
   return found;
 }
 
@@ -385,6 +424,26 @@ static int host_leave(lua_State *L) {
   return 0;
 }
 
+/*** Settings of the default pool. False: it has threads already.
+ * @function host.setup_pool
+ * @local
+ */
+static int host_setup_pool(lua_State *L) {
+  uint32_t threads = weft_check_count(L, 1, "weft.ngx.setup", "threads", 1, WEFT_POOL_MAX_THREADS);
+  lua_pushboolean(
+      L, weft_default_pool_setup(threads, (int)luaL_checknumber(L, 2), lua_toboolean(L, 3)));
+  return 1;
+}
+
+/*** How many processors this process may run on.
+ * @function host.processors
+ * @local
+ */
+static int host_processors(lua_State *L) {
+  weft_push_integer(L, weft_cpu_count());
+  return 1;
+}
+
 /* ---- opening ---- */
 
 void weft_nginx_push_host(lua_State *L) {
@@ -421,6 +480,8 @@ void weft_open_nginx(weft_state *state, lua_State *L) {
                                             {"end_when_idle", host_end_when_idle, 0},
                                             {"shall_end", host_shall_end, 0},
                                             {"cancel_requests", host_cancel_requests, 0},
+                                            {"setup_pool", host_setup_pool, 0},
+                                            {"processors", host_processors, 0},
                                             {"enter", host_enter, 0},
                                             {"leave", host_leave, 0},
                                             {NULL, NULL, 0}};

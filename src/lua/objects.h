@@ -46,5 +46,8 @@ int weft_object_gc(lua_State *L);
 int weft_object_tostring(lua_State *L);
 /* The process's pool of one thread a processor; borrowed. NULL: no memory. */
 weft_pool *weft_default_pool(void);
+/* Settings of the default pool. 0, and nothing changed: it has threads already. As a fallback they give
+ * way to what was set before. */
+int weft_default_pool_setup(uint32_t threads, int nice, int is_fallback);
 
 #endif

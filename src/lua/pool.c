@@ -18,7 +18,10 @@
 #include <string.h>
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static weft_pool *default_pool; /* guarded by lock; retained for ever */
+/* guarded by lock */
+static weft_pool *default_pool; /* retained for ever */
+static weft_pool_config default_config = {.name = "weft"};
+static int is_default_set; /* somebody has said what it shall be */
 
 static __attribute__((constructor)) void hold_over_forks(void) {
   weft_process_hold_lock(&lock);
@@ -27,10 +30,27 @@ static __attribute__((constructor)) void hold_over_forks(void) {
 weft_pool *weft_default_pool(void) {
   pthread_mutex_lock(&lock);
   if (!default_pool)
-    default_pool = weft_pool_make(&(weft_pool_config){.name = "weft"}, &weft_lua_runtime, NULL, NULL);
+    default_pool = weft_pool_make(&default_config, &weft_lua_runtime, NULL, NULL);
   weft_pool *pool = default_pool;
   pthread_mutex_unlock(&lock);
   return pool;
+}
+
+int weft_default_pool_setup(uint32_t threads, int nice, int is_fallback) {
+  pthread_mutex_lock(&lock);
+  weft_pool *pool = default_pool;
+  int is_early = !pool || atomic_load(&pool->threads) == 0;
+  if (is_early && !(is_fallback && is_default_set)) {
+    is_default_set = !is_fallback;
+    default_config.threads = threads;
+    default_config.nice = nice;
+    if (pool) {
+      pool->nice = nice;
+      atomic_store(&pool->max_threads, threads);
+    }
+  }
+  pthread_mutex_unlock(&lock);
+  return is_early;
 }
 
 static weft_pool *check_pool(lua_State *L, const char *what) {
