@@ -31,6 +31,7 @@ static const char nginx_config[] =
     "    location / { return 200 \"$server_protocol $connection $ssl_session_reused "
     "$ssl_client_verify\"; }\n"
     "    location /last { keepalive_timeout 0; return 200 \"$ssl_session_reused\"; }\n"
+    "    location /files/ { alias %s/files/; gzip off; }\n"
     "  }\n"
     "}\n";
 
@@ -47,7 +48,7 @@ static inline int nginx_write_config(const nginx *n, int keepalive_requests) {
   if (!file)
     return 0;
   const char *f = n->folder;
-  fprintf(file, nginx_config, f, f, f, f, f, f, keepalive_requests, n->port, f, f, f);
+  fprintf(file, nginx_config, f, f, f, f, f, f, keepalive_requests, n->port, f, f, f, f);
   return fclose(file) == 0;
 }
 

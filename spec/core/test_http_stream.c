@@ -1,12 +1,11 @@
 /* test_http_stream.c: answers that are read while they arrive. The test's thread is the server too:
  * it accepts, and sends what the test says, so that each state is reached on purpose. */
-#include "http_helpers.h"
+#include "stream_helpers.h"
 
 #include "context.h"
 #include "mem.h"
 
 #include <fcntl.h>
-#include <malloc.h>
 #include <sys/wait.h>
 
 enum { PIECE = 8192 };
@@ -49,46 +48,6 @@ static weft_http_request stream_request(size_t buffer) {
 static weft_http_transfer *open_stream(size_t buffer) {
   weft_http_request request = stream_request(buffer);
   return start(&request);
-}
-
-static void wait_head(weft_http_transfer *transfer) {
-  weft_thread_wait party;
-  weft_waiter waiter;
-  weft_thread_wait_init(&party);
-  weft_waiter_init(&waiter, &party.wait, 0);
-  if (weft_http_wait_head(transfer, &waiter))
-    weft_thread_wait_block(&party);
-  else
-    weft_thread_wait_drop(&party);
-}
-
-/* Blocks until there is something: WEFT_OK or WEFT_CLOSED. */
-static int read_some(weft_http_transfer *transfer, weft_http_text *bytes) {
-  for (;;) {
-    weft_thread_wait party;
-    weft_waiter waiter;
-    weft_thread_wait_init(&party);
-    weft_waiter_init(&waiter, &party.wait, 0);
-    int rc = weft_http_read(transfer, bytes, &waiter);
-    if (rc != WEFT_WOULD_WAIT) {
-      weft_thread_wait_drop(&party);
-      return rc;
-    }
-    weft_thread_wait_block(&party);
-  }
-}
-
-static int next_is(weft_http_transfer *transfer, const char *expected) {
-  char got[64] = "";
-  weft_http_text bytes;
-  while (strlen(got) < strlen(expected) && read_some(transfer, &bytes) == WEFT_OK)
-    strncat(got, bytes.bytes, bytes.size < 32 ? bytes.size : 32);
-  return strcmp(got, expected) == 0;
-}
-
-static int is_closed(weft_http_transfer *transfer) {
-  weft_http_text bytes;
-  return read_some(transfer, &bytes) == WEFT_CLOSED;
 }
 
 /* ---- what arrives ---- */
@@ -138,11 +97,6 @@ static void test_no_head(void) {
 
 /* ---- backpressure ---- */
 
-static void fill(char *bytes, uint64_t at, size_t size) {
-  for (size_t i = 0; i < size; i++)
-    bytes[i] = (char)((at + i) * 31 + ((at + i) >> 8));
-}
-
 /* Sends a pattern until the transfer pauses: how many bytes went out. The sockets hold more than
  * the stream does. */
 static uint64_t flood(int fd, weft_http_transfer *transfer, uint64_t sent) {
@@ -156,23 +110,6 @@ static uint64_t flood(int fd, weft_http_transfer *transfer, uint64_t sent) {
       usleep(1000);
   }
   return sent;
-}
-
-/* Reads so many bytes of the pattern. Returns the largest piece, or 0 when something is wrong. */
-static size_t read_pattern(weft_http_transfer *transfer, uint64_t from, uint64_t to) {
-  static char expected[1 << 20];
-  size_t largest = 0;
-  while (from < to) {
-    weft_http_text bytes;
-    if (read_some(transfer, &bytes) != WEFT_OK || bytes.size > sizeof expected)
-      return 0;
-    fill(expected, from, bytes.size);
-    if (memcmp(expected, bytes.bytes, bytes.size) != 0)
-      return 0;
-    from += bytes.size;
-    largest = bytes.size > largest ? bytes.size : largest;
-  }
-  return from == to ? largest : 0;
 }
 
 static void test_pause(size_t buffer) {

@@ -142,7 +142,8 @@ const char *weft_http_framing(weft_http_transfer *transfer);
 /* Status, headers and framing are valid from the head on. What has arrived is read before the end,
  * or the error, is seen. When more than `buffer` bytes wait the transfer pauses until they are
  * read; as many are with the reader, and libcurl keeps up to 64 KiB more, or what 4 KiB decompress
- * to. */
+ * to. A stream has a connection of its own, over HTTP/1.1: in libcurl one that pauses on a shared
+ * HTTP/2 connection stops all others there. */
 
 /* Queues the waiter for the final headers, or the end: 1. When either is there: 0, nothing queued.
  */

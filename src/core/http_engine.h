@@ -134,6 +134,7 @@ struct weft_http_shard {
   CURLM *multi;
   weft_http_slot *idle; /* the last one used first */
   uint32_t index, in_flight;
+  uint8_t version; /* 1: HTTP/2 where it is offered; constant */
   uint64_t due_ns;  /* when libcurl wants to be called: 0 now, WEFT_NEVER_NS not at all */
   weft_timer timer; /* may be set for earlier than due_ns, never for later */
   weft_http_shard *next_dirty;

@@ -273,7 +273,7 @@ static void set_limits(weft_http_transfer *transfer, const weft_http_request *re
   if (!transfer->limits_ms[WEFT_HTTP_CONNECT])
     transfer->limits_ms[WEFT_HTTP_CONNECT] = WEFT_HTTP_CONNECT_TIMEOUT_MS;
   transfer->decompress = !!request->decompress;
-  transfer->no_http2 = !!request->no_http2;
+  transfer->no_http2 = request->no_http2 || request->is_stream;
   transfer->max_redirects = request->redirects;
   weft_buf_init(&transfer->head, 0); /* the ceilings are checked as data arrives */
   weft_buf_init(&transfer->content, transfer->max_body);

@@ -5,7 +5,10 @@
  * transfer, and every option that one transfer changes is set anew, or back, for the next one.
  *
  * Shards, because libcurl walks lists of all connections and transfers of one multi handle for
- * every request. Low shards are filled first: there the warm connections are.
+ * every request. Low shards are filled first: there the warm connections are. A shard is for
+ * HTTP/1.1 or for HTTP/2 where it is offered: once a host has spoken the latter, libcurl takes all
+ * of its connections in a multi handle for such that carry many requests at once (7.88), busy ones
+ * too.
  */
 #include "http_engine.h"
 
@@ -17,8 +20,8 @@ enum { SPARE_CONNECTIONS = 8, BUFFER_SIZE = 4096, UPLOAD_BUFFER_SIZE = 16384 };
 
 static weft_http_shard **shards;
 static uint32_t shard_count, shard_capacity;
-static uint32_t first_open; /* no shard below it has room */
-static CURLSH *caches;      /* names and TLS sessions; connections stay with their shard */
+static uint32_t first_open[2]; /* by version: no shard of it below has room */
+static CURLSH *caches;         /* names and TLS sessions; connections stay with their shard */
 
 /* ---- slots ---- */
 
@@ -113,10 +116,15 @@ static weft_http_slot *new_slot(weft_http_shard *shard) {
 
 /* ---- what changes from transfer to transfer ---- */
 
+/* 1: what goes over HTTP/2 where the server offers it. */
+static uint8_t version_of(const weft_http_transfer *transfer) {
+  return transfer->is_tls && !transfer->no_http2;
+}
+
 /* Waiting for a connection to share makes sense with TLS alone: for plain HTTP libcurl would hold
  * everything back until the first answer. HTTP/2 without TLS is broken on reuse in 7.88. */
 static void apply_version(weft_http_slot *slot, weft_http_transfer *transfer) {
-  uint8_t wants_http2 = transfer->is_tls && !transfer->no_http2;
+  uint8_t wants_http2 = version_of(transfer);
   if (slot->wants_http2 == wants_http2)
     return;
   slot->wants_http2 = wants_http2;
@@ -293,20 +301,24 @@ static int make_room(void) {
   return 1;
 }
 
-static weft_http_shard *add_shard(void) {
+static weft_http_shard *add_shard(uint8_t version) {
   weft_http_shard *shard = open_caches() && make_room() ? new_shard() : NULL;
   if (!shard)
     return NULL;
   shard->index = shard_count;
+  shard->version = version;
   shards[shard_count++] = shard;
   return shard;
 }
 
-/* The lowest shard with room. */
-static weft_http_shard *pick_shard(void) {
-  while (first_open < shard_count && shards[first_open]->in_flight == WEFT_HTTP_SHARD_SIZE)
-    first_open++;
-  return first_open < shard_count ? shards[first_open] : add_shard();
+/* The lowest shard of that version with room. */
+static weft_http_shard *pick_shard(uint8_t version) {
+  uint32_t at = first_open[version];
+  while (at < shard_count &&
+         (shards[at]->version != version || shards[at]->in_flight == WEFT_HTTP_SHARD_SIZE))
+    at++;
+  first_open[version] = at;
+  return at < shard_count ? shards[at] : add_shard(version);
 }
 
 static weft_http_slot *take_slot(weft_http_shard *shard) {
@@ -320,7 +332,7 @@ static weft_http_slot *take_slot(weft_http_shard *shard) {
 /* ---- in and out of flight ---- */
 
 int weft_http_launch(weft_http_transfer *transfer) {
-  weft_http_shard *shard = pick_shard();
+  weft_http_shard *shard = pick_shard(version_of(transfer));
   weft_http_slot *slot = shard ? take_slot(shard) : NULL;
   if (!slot)
     return 0;
@@ -348,8 +360,8 @@ void weft_http_unlaunch(weft_http_transfer *transfer) {
     rest(slot);
   shard->in_flight--;
   atomic_fetch_sub_explicit(&weft_http_counts.in_flight, 1, memory_order_relaxed);
-  if (shard->index < first_open)
-    first_open = shard->index;
+  if (shard->index < first_open[shard->version])
+    first_open[shard->version] = shard->index;
   weft_http_mark(shard);
 }
 
@@ -417,13 +429,13 @@ void weft_http_shards_close_idle(void) {
     shards[kept++] = shard;
   }
   shard_count = kept;
-  first_open = 0;
+  first_open[0] = first_open[1] = 0;
   if (kept == 0 && caches)
     free_caches();
 }
 
 void weft_http_shards_forget(void) {
   shards = NULL;
-  shard_count = shard_capacity = first_open = 0;
+  shard_count = shard_capacity = first_open[0] = first_open[1] = 0;
   caches = NULL;
 }
