@@ -22,7 +22,7 @@ local sections = {
     "lua/weft/pipeline.lua",
   },
   { "Pools", "The native threads that tasks run on.", "src/lua/pool.c" },
-  { "Channels", "Values between tasks, on whatever threads they run.", "src/lua/channel.c" },
+  { "Channels", "Values between tasks, on whatever threads they run.", "src/lua/channel.c", "src/lua/select.c" },
   { "Semaphores and waitgroups", "Counting, across threads.", "src/lua/sync.c" },
   { "Limiters", "Rates, across threads.", "src/lua/limiter.c" },
   { "Dicts", "Maps that tasks share, on whatever threads they run.", "src/lua/dict.c" },

@@ -37,6 +37,14 @@ void weft_process_renew_lock(pthread_mutex_t *lock);
  * leaf, and its holders must not fork. Called once for each lock: by a constructor. */
 void weft_process_hold_lock(pthread_mutex_t *lock);
 
+/* A number that looks random, made of another one. */
+static inline uint64_t weft_mix(uint64_t x) {
+  x += 0x9e3779b97f4a7c15u;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+  return x ^ (x >> 31);
+}
+
 static inline void weft_cpu_relax(void) {
 #if defined(__x86_64__) || defined(__i386__)
   __builtin_ia32_pause();

@@ -153,7 +153,7 @@ static void push_value(lua_State *L, weft_parcel *slot) {
     lua_error(L);
 }
 
-static int push_received(lua_State *L, weft_parcel *slot, int rc) {
+int weft_push_received(lua_State *L, weft_parcel *slot, int rc) {
   if (rc == WEFT_OK)
     push_value(L, slot);
   else
@@ -165,7 +165,7 @@ static int push_received(lua_State *L, weft_parcel *slot, int rc) {
 static int finish_recv(lua_State *L, weft_park *park, int source) {
   if (source == WEFT_PARK_CANCELED)
     return raise_canceled(L);
-  return push_received(L, park->waiter.slot, weft_waiter_outcome(&park->waiter));
+  return weft_push_received(L, park->waiter.slot, weft_waiter_outcome(&park->waiter));
 }
 
 static void leave_recv(weft_park *park) {
@@ -199,7 +199,7 @@ static const weft_park_op recv_op = {"channel:recv", finish_recv, NULL, leave_re
  *   cannot be unpacked here (a metatable that is not registered), which is dropped
  */
 static int recv_value(lua_State *L) {
-  return recv_with(L, &recv_op, push_received);
+  return recv_with(L, &recv_op, weft_push_received);
 }
 
 /*** Receives unless that would wait.
@@ -219,7 +219,7 @@ static int try_recv(lua_State *L) {
   weft_parcel_init(&value);
   int rc = weft_channel_try_recv(channel, &value);
   if (rc != WEFT_WOULD_WAIT)
-    return push_received(L, &value, rc);
+    return weft_push_received(L, &value, rc);
   lua_pushnil(L);
   lua_pushnil(L);
   lua_pushliteral(L, "empty");
@@ -228,7 +228,7 @@ static int try_recv(lua_State *L) {
 
 /* A nil would end the loop in silence, with its senders blocked for ever. */
 static int push_next(lua_State *L, weft_parcel *slot, int rc) {
-  push_received(L, slot, rc);
+  weft_push_received(L, slot, rc);
   if (rc == WEFT_OK && lua_isnil(L, -2))
     return luaL_error(L, "channel:iter: a nil was received, which would end the loop; use "
                          "channel:recv, or send false");

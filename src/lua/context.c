@@ -290,6 +290,17 @@ static int wait_done(lua_State *L) {
   return weft_park_wait(state, L, park, weft_current_context(state, L, 0));
 }
 
+/*** What @{select} can wait for, in `{ done = ctx:done() }` (Go: Done): the context itself, so `{ done = ctx }` says
+ * the same, and `ctx:done():wait()` is `ctx:wait()`.
+ * @function context:done
+ * @treturn context
+ */
+static int done(lua_State *L) {
+  check_parent(L, "context:done");
+  lua_settop(L, 1);
+  return 1;
+}
+
 static int signal_number(lua_State *L, int index) {
   static const struct {
     const char *name;
@@ -335,7 +346,8 @@ void weft_open_context(weft_state *state, lua_State *L) {
       {"cancel", cancel, 0},             {"err", err, 0},
       {"cause", cause, 0},               {"deadline", deadline, 0},
       {"remaining", remaining, 0},       {"check", check, 0},
-      {"wait", wait_done, WEFT_BLOCKS},            {"__gc", weft_object_gc, 0},
+      {"wait", wait_done, WEFT_BLOCKS},  {"done", done, 0},
+      {"__gc", weft_object_gc, 0},
       {"__close", close_context, 0},     {"__tostring", weft_object_tostring, 0},
       {NULL, NULL, 0}};
   static const weft_function functions[] = {

@@ -41,6 +41,9 @@ weft_handle *weft_check_handle(lua_State *L, int index, const weft_handle_type *
 /* The userdata at `index`, of the class that weft_new_class made under this name; raises "bad argument
  * 'self'". */
 void *weft_check_class(lua_State *L, int index, const char *class_name, const char *what);
+/* Pushes what a receive that ended with `rc` returns: the value of the slot, which is empty afterwards even when
+ * this raises, and true; or nil and false. */
+int weft_push_received(lua_State *L, weft_parcel *slot, int rc);
 /* __gc of every handle class. */
 int weft_object_gc(lua_State *L);
 int weft_object_tostring(lua_State *L);

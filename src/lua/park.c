@@ -146,8 +146,13 @@ static void release_object(weft_fiber *fiber) {
   fiber->holds_handle = 0;
 }
 
+static int source_of(weft_park *park) {
+  int winner = weft_wait_winner(&park->wait);
+  return winner >= WEFT_PARK_FIRST_CHOICE ? WEFT_PARK_EVENT : winner;
+}
+
 int weft_park_finish(lua_State *L, weft_park *park) {
-  int source = weft_wait_winner(&park->wait);
+  int source = source_of(park);
   if (source != WEFT_PARK_EVENT)
     park->op->leave(park);
   release_object((weft_fiber *)park); /* the caller's stack holds it, too */
@@ -156,7 +161,7 @@ int weft_park_finish(lua_State *L, weft_park *park) {
 
 /* Instead of finishing. */
 void weft_park_abandon(weft_park *park) {
-  int source = weft_wait_winner(&park->wait);
+  int source = source_of(park);
   if (source != WEFT_PARK_EVENT)
     park->op->leave(park);
   if (park->op->abandon)

@@ -32,8 +32,8 @@ struct weft_message {
   void (*receive)(weft_scheduler *scheduler, weft_message *message);
 };
 
-/* How a park ended. */
-enum { WEFT_PARK_EVENT, WEFT_PARK_CANCELED, WEFT_PARK_ABANDONED };
+/* How a park ended. One with several sources numbers them from WEFT_PARK_FIRST_CHOICE on: each is an event. */
+enum { WEFT_PARK_EVENT, WEFT_PARK_CANCELED, WEFT_PARK_ABANDONED, WEFT_PARK_FIRST_CHOICE };
 
 /* What a finish returns when the call must be tried again from its start; LuaJIT's lua_yield returns -1. */
 enum { WEFT_AGAIN = -2 };
