@@ -186,10 +186,35 @@ bench-nginx:
 	@$(MAKE) --no-print-directory -s LUA=luajit all
 	@sh bench/nginx.sh
 
+# Parsers of what strangers send, by libFuzzer, for a while. Findings are left in build/fuzz.
+FUZZ_S ?= 60
+FUZZ_CC ?= clang
+build/fuzz/fuzz_stream: spec/fuzz/fuzz_stream.c spec/core/sse_streams.h src/core/sse.c src/core/lines.c src/core/buf.c src/core/mem.c
+	@mkdir -p build/fuzz/corpus
+	$(FUZZ_CC) -std=gnu11 -D_GNU_SOURCE -O1 -g -pthread -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -Isrc/core $(filter %.c,$^) -o $@
+
+fuzz:
+	@sh scripts/deps.sh fuzz
+	@$(MAKE) --no-print-directory -s build/fuzz/fuzz_stream
+	build/fuzz/fuzz_stream -max_total_time=$(FUZZ_S) -max_len=2000 -rss_limit_mb=1024 -dict=spec/fuzz/sse.dict -artifact_prefix=build/fuzz/ -print_final_stats=1 build/fuzz/corpus 2> build/fuzz/log || { tail -n 60 build/fuzz/log; exit 1; }
+	@grep -E "^(stat::number_of_executed_units|DONE|Done)" build/fuzz/log
+
+# Streams: the parser, and many at once.
+$(C_BUILD)/bench_stream: bench/stream.c $(CORE_BUILD)/libweft.a
+	@mkdir -p $(@D)
+	$(CC) $(BASE_CFLAGS) -Isrc/core $^ -o $@ -lcurl -lm
+
+bench-stream: $(C_BUILD)/bench_stream
+	@$(MAKE) --no-print-directory -s all
+	@$(MAKE) --no-print-directory -s LUA=luajit all
+	@ulimit -n 4096 && $<
+	@ulimit -n 4096 && env LUA_PATH="$(CURDIR)/lua/?.lua;$(CURDIR)/lua/?/init.lua;;" LUA_CPATH="$(CURDIR)/build/lua54/?.so;;" lua5.4 bench/stream.lua
+	@ulimit -n 4096 && env LUA_PATH="$(CURDIR)/lua/?.lua;$(CURDIR)/lua/?/init.lua;;" LUA_CPATH="$(CURDIR)/build/luajit/?.so;;" luajit bench/stream.lua
+
 clean:
 	rm -rf build
 
-.PHONY: bench-nginx all clean embed test-c test-lua lint test asan tsan demo bench
+.PHONY: bench-nginx all clean embed test-c test-lua lint test asan tsan demo bench bench-stream fuzz
 
 # ---- installing: by hand, or by the rockspec, which sets the folders ----
 

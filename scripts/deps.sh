@@ -1,7 +1,7 @@
 #!/bin/sh
-# Installs what `make demo`, `make test` or `make bench` need on Debian 12, by apt, when it is not there.
+# Installs what `make demo`, `make test`, `make bench` or `make fuzz` need on Debian 12, by apt, when it is not there.
 #
-# usage: scripts/deps.sh demo|test|bench|demo-nginx|bench-nginx
+# usage: scripts/deps.sh demo|test|bench|fuzz|demo-nginx|bench-nginx
 #
 # Says nothing when there is nothing to do. Never removes a package. On a system without apt it names
 # what is needed and leaves the rest to you.
@@ -31,8 +31,9 @@ case "${1-}" in
   test) needed="$build $luajit $nginx $tests" ;;
   bench-nginx | demo-nginx) needed="$build $luajit $nginx curl" ;;
   bench) needed="$build $luajit $go lua-luv lua-cqueues" ;;
+  fuzz) needed="$build clang" ;;
   *)
-    echo "usage: scripts/deps.sh demo|test|bench|demo-nginx|bench-nginx" >&2
+    echo "usage: scripts/deps.sh demo|test|bench|fuzz|demo-nginx|bench-nginx" >&2
     exit 2
     ;;
 esac
