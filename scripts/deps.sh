@@ -31,7 +31,7 @@ case "${1-}" in
   test) needed="$build $luajit $nginx $tests" ;;
   bench-nginx | demo-nginx) needed="$build $luajit $nginx curl" ;;
   bench) needed="$build $luajit $go lua-luv lua-cqueues" ;;
-  fuzz) needed="$build clang" ;;
+  fuzz) needed="$build clang libclang-rt-14-dev" ;;
   *)
     echo "usage: scripts/deps.sh demo|test|bench|fuzz|demo-nginx|bench-nginx" >&2
     exit 2
