@@ -27,7 +27,7 @@ local sections = {
   { "Limiters", "Rates, across threads.", "src/lua/limiter.c" },
   { "Dicts", "Maps that tasks share, on whatever threads they run.", "src/lua/dict.c" },
   { "Singleflights", "Of several who want the same at once, one fetches it.", "src/lua/singleflight.c" },
-  { "Time", "Seconds, as numbers.", "src/lua/time.c" },
+  { "Time", "Seconds, as numbers.", "src/lua/time.c", "src/lua/ticker.c" },
   {
     "Errors and sending",
     "What errors are, and what may cross between states.",

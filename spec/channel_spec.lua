@@ -51,6 +51,80 @@ describe("weft.channel", function()
   before_each(leaks.before)
   after_each(leaks.after)
 
+  describe("that drops when it is full", function()
+    it("drops the oldest value", function()
+      local ch = weft.channel(2, "drop_old")
+      for i = 1, 5 do
+        assert.is_true(ch:send({ i }))
+      end
+      assert.is_true(ch:try_send({ 6 }))
+      assert.equal(4, ch:dropped())
+      assert.equal(2, #ch)
+      ch:close()
+      assert.same({ { 5 }, { 6 } }, drain(ch))
+      rejects("the channel is closed", ch.send, ch, 1)
+    end)
+
+    it("drops the new value, and says so", function()
+      local ch = weft.channel(1, "drop_new")
+      assert.is_true(ch:send("a"))
+      assert.is_false(ch:send("b"))
+      assert.is_false(ch:try_send("c"))
+      assert.same({ 1, nil, false, n = 3 }, pack(weft.select({ { send = ch, value = "d" } })))
+      assert.equal(3, ch:dropped())
+      assert.same({ "a", true }, { ch:recv() })
+      assert.same({ 1, nil, true, n = 3 }, pack(weft.select({ { send = ch, value = "e" } })))
+      assert.is_false(weft.channel(0, "drop_new"):send("to nobody"))
+    end)
+
+    it("keeps the latest value alone", function()
+      local ch = weft.channel(nil, "conflate")
+      assert.equal(1, ch:capacity())
+      for i = 1, 3 do
+        assert.is_true(ch:send(weft.channel(i)))
+      end
+      assert.equal(3, (ch:recv()):capacity())
+      assert.same({ nil, nil, "empty", n = 3 }, pack(ch:try_recv()))
+      assert.equal(2, ch:dropped())
+    end)
+
+    it("gives a receiver that waits its value at once", function()
+      local ch = weft.channel(0, "drop_new")
+      run({ pool = weft.inline }, function(group)
+        local task = group:go(function()
+          return (ch:recv())
+        end)
+        settle(group)
+        assert.is_true(ch:send("x"))
+        assert.equal("x", (task:wait()))
+      end)
+    end)
+
+    it("never makes senders on other threads wait", function()
+      local ch = weft.channel(8, "drop_old")
+      run(nil, function(group)
+        for _ = 1, 4 do
+          group:go(function()
+            for i = 1, 500 do
+              ch:send(i)
+            end
+          end)
+        end
+      end)
+      assert.equal(8, #ch)
+      assert.equal(4 * 500 - 8, ch:dropped())
+    end)
+
+    it("names what is wrong with its settings", function()
+      rejects("bad argument 'overflow' to weft.channel: expected 'block', 'drop_old', 'drop_new' or 'conflate', got 'drop'",
+        weft.channel, 1, "drop")
+      rejects("bad argument 'capacity' to weft.channel: expected a whole number >= 1 for drop_old, got 0", weft.channel,
+        0, "drop_old")
+      rejects("bad argument 'capacity' to weft.channel: expected 0 or 1, since conflate", weft.channel, 2, "conflate")
+      assert.equal(0, weft.channel(1, "block"):dropped())
+    end)
+  end)
+
   describe("in one state", function()
     it("gives values back in the order in which they were sent", function()
       local ch = weft.channel(3)

@@ -4,7 +4,7 @@
 #include "random.h"
 #include "select.h"
 
-enum { THREADS = 4, ROUNDS = 3000, DRAWS = 4000, MANY = 300 };
+enum { THREADS = 4, ROUNDS = 3000, DRAWS = 4000, MANY = 90 };
 
 static weft_select_case recv_of(weft_channel *channel, weft_parcel *slot) {
   return (weft_select_case){.kind = WEFT_SELECT_RECV, .channel = channel, .value = slot};

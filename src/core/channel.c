@@ -13,6 +13,7 @@
 #include "block.h"
 #include "mem.h"
 #include "stats.h"
+#include "ticker.h"
 
 static void destroy(weft_handle *handle);
 const weft_handle_type weft_channel_type = {"channel", destroy, &weft_live.channels};
@@ -20,10 +21,14 @@ const weft_handle_type weft_channel_type = {"channel", destroy, &weft_live.chann
 /* ---- life ---- */
 
 weft_channel *weft_channel_new(uint32_t capacity) {
+  return weft_channel_new_with(capacity, WEFT_BLOCK);
+}
+
+weft_channel *weft_channel_new_with(uint32_t capacity, int overflow) {
   weft_channel *channel = weft_malloc(sizeof *channel + (size_t)capacity * sizeof(weft_parcel));
   if (!channel)
     return NULL;
-  *channel = (weft_channel){.capacity = capacity};
+  *channel = (weft_channel){.capacity = capacity, .overflow = (uint8_t)overflow};
   pthread_mutex_init(&channel->lock, NULL);
   weft_handle_init(&channel->handle, &weft_channel_type);
   return channel;
@@ -69,6 +74,8 @@ static void destroy(weft_handle *handle) {
       continue;
     }
     doomed = channel->next_doomed;
+    if (channel->ticker)
+      weft_ticker_free(channel->ticker);
     pthread_mutex_destroy(&channel->lock);
     weft_free(channel);
   }
@@ -82,6 +89,20 @@ static void append(weft_channel *channel, weft_parcel *value) {
   channel->count++;
 }
 
+/* No receiver waits and the ring is full. */
+static int overflow(weft_channel *channel, weft_parcel *value) {
+  weft_parcel oldest;
+  if (channel->overflow == WEFT_BLOCK)
+    return WEFT_WOULD_WAIT;
+  channel->dropped++;
+  if (channel->overflow == WEFT_DROP_NEW || channel->capacity == 0)
+    return WEFT_FULL;
+  take_oldest(channel, &oldest);
+  append(channel, value);
+  weft_parcel_move(value, &oldest); /* the sender's to clear: not under the lock */
+  return WEFT_OK;
+}
+
 int weft_channel_send_locked(weft_channel *channel, weft_parcel *value, weft_wait **woken) {
   if (channel->is_closed)
     return WEFT_CLOSED;
@@ -91,7 +112,7 @@ int weft_channel_send_locked(weft_channel *channel, weft_parcel *value, weft_wai
   else if (channel->count < channel->capacity)
     append(channel, value);
   else
-    return WEFT_WOULD_WAIT;
+    return overflow(channel, value);
   return WEFT_OK;
 }
 
@@ -190,7 +211,16 @@ int weft_channel_close(weft_channel *channel) {
   claim_all_closed(&channel->senders, &woken);
   pthread_mutex_unlock(&channel->lock);
   weft_wake(woken);
+  if (channel->ticker)
+    weft_ticker_stop(channel->ticker);
   return rc;
+}
+
+uint64_t weft_channel_dropped(weft_channel *channel) {
+  pthread_mutex_lock(&channel->lock);
+  uint64_t dropped = channel->dropped;
+  pthread_mutex_unlock(&channel->lock);
+  return dropped;
 }
 
 uint32_t weft_channel_length(weft_channel *channel) {

@@ -4,6 +4,10 @@
  * senders and blocked receivers are first in, first out. A closed channel takes no more, gives what
  * it holds and then answers WEFT_CLOSED.
  *
+ * A channel that drops never makes senders wait: when it is full, a send takes the place of the
+ * oldest value, which it gets back in its parcel, or ends with WEFT_FULL. Either way the sender
+ * clears its parcel.
+ *
  * Any thread calls any function here; none blocks, except those that say so. The caller keeps a
  * reference while a waiter of its is queued.
  *
@@ -20,13 +24,18 @@
 #include "waiter.h"
 #include "weft.h"
 
+struct weft_ticker;
+
 struct weft_channel {
-  weft_handle handle; /* first */
-  uint32_t capacity;  /* constant */
+  weft_handle handle;         /* first */
+  uint32_t capacity;          /* constant */
+  uint8_t overflow;           /* constant; WEFT_BLOCK, … */
+  struct weft_ticker *ticker; /* constant and owned; what sends to it at times, or NULL */
   pthread_mutex_t lock;
   /* guarded by lock */
   uint32_t first, count; /* of `values` */
   uint8_t is_closed;
+  uint64_t dropped; /* how many values */
   weft_waitlist receivers, senders;
   weft_channel *next_doomed; /* of those that one thread is destroying */
   weft_parcel values[];      /* a ring of `capacity` */
@@ -36,8 +45,9 @@ extern const weft_handle_type weft_channel_type;
 
 /* ---- trying ---- */
 
-/* WEFT_OK: the parcel was moved out of `value`. Else it is unchanged: WEFT_WOULD_WAIT,
- * WEFT_CLOSED. */
+/* WEFT_OK: the parcel was moved out of `value`, which holds one that was dropped for it, or
+ * nothing. Else it is unchanged: WEFT_WOULD_WAIT, WEFT_CLOSED, or WEFT_FULL when the channel drops
+ * it. */
 int weft_channel_try_send(weft_channel *channel, weft_parcel *value);
 /* WEFT_OK: a parcel was moved into `out`, which must be empty. Else WEFT_WOULD_WAIT, or
  * WEFT_CLOSED when it is closed and drained. */
@@ -56,6 +66,8 @@ int weft_channel_recv_or_wait(weft_channel *channel, weft_parcel *out, weft_wait
 void weft_channel_unwait_send(weft_channel *channel, weft_waiter *waiter);
 void weft_channel_unwait_recv(weft_channel *channel, weft_waiter *waiter);
 
+/* How many values a channel that drops has dropped. */
+uint64_t weft_channel_dropped(weft_channel *channel);
 static inline uint32_t weft_channel_capacity(const weft_channel *channel) {
   return channel->capacity;
 }
@@ -66,8 +78,8 @@ static inline uint32_t weft_channel_capacity(const weft_channel *channel) {
  * While none of its waiters is queued, a choice cannot be claimed by others, so a try needs to
  * claim the peer alone and no value is lost when that fails; two choices that face each other meet
  * under the lock that they share. Only when no try succeeded are the waiters queued, one a channel
- * and direction, and all locks released. Waits to be woken are added to `woken`, for weft_wake after
- * the last unlock. */
+ * and direction, and all locks released. Waits to be woken are added to `woken`, for weft_wake
+ * after the last unlock. */
 int weft_channel_send_locked(weft_channel *channel, weft_parcel *value, weft_wait **woken);
 int weft_channel_recv_locked(weft_channel *channel, weft_parcel *out, weft_wait **woken);
 void weft_channel_queue_send_locked(weft_channel *channel, weft_parcel *value, weft_waiter *waiter);
@@ -77,7 +89,7 @@ void weft_channel_queue_recv_locked(weft_channel *channel, weft_parcel *out, wef
 
 /* Block the calling native thread until the parcel was moved (WEFT_OK), the channel is closed
  * (WEFT_CLOSED) or the context is done (WEFT_CANCELED). Any but the first leaves the parcel
- * unchanged. */
+ * unchanged. Sending ends as weft_channel_try_send when the channel drops. */
 int weft_channel_send_parcel(weft_context *context, weft_channel *channel, weft_parcel *value);
 int weft_channel_recv_parcel(weft_context *context, weft_channel *channel, weft_parcel *out);
 

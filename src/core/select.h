@@ -35,8 +35,8 @@ typedef struct weft_select {
 
 /* Makes a choice of `count` cases whose kind, channel, context and value are set. */
 void weft_select_init(weft_select *select, weft_select_case *cases, uint32_t count, int is_ordered);
-/* WEFT_OK or WEFT_CLOSED: the case `*index` went on, or its channel is closed (a recv's value is
- * empty, a send's unchanged). Else WEFT_WOULD_WAIT. */
+/* The case `*index` went on: WEFT_OK; WEFT_CLOSED when its channel is closed (a recv's value is
+ * empty, a send's unchanged); WEFT_FULL when that drops what was sent. Else WEFT_WOULD_WAIT. */
 int weft_select_try(weft_select *select, uint32_t *index);
 /* The same, but WEFT_WOULD_WAIT says that a waiter of `wait` was queued for each case, with the
  * index `first` + the case's. No other source may hold the wait yet. */

@@ -129,11 +129,15 @@ void weft_group_close(weft_group *group);
 typedef struct weft_channel weft_channel;
 /* `capacity` 0: a rendezvous. The memory for all values is reserved at once. NULL: no memory. */
 weft_channel *weft_channel_new(uint32_t capacity);
+/* What a send does when the channel is full: it waits; drops the oldest value (which needs a capacity of
+ * at least 1); or drops its own and says WEFT_FULL. */
+enum { WEFT_BLOCK, WEFT_DROP_OLD, WEFT_DROP_NEW };
+weft_channel *weft_channel_new_with(uint32_t capacity, int overflow);
 weft_channel *weft_channel_retain(weft_channel *channel);
 /* The last one drops the values that are still held. */
 void weft_channel_release(weft_channel *channel);
 /* Sends a copy of `size` bytes. Blocks the calling native thread until there is room or, at
- * capacity 0, a receiver. WEFT_OK, WEFT_CLOSED, WEFT_CANCELED, WEFT_NOMEM, WEFT_TOO_LARGE. */
+ * capacity 0, a receiver. WEFT_OK, WEFT_CLOSED, WEFT_CANCELED, WEFT_NOMEM, WEFT_TOO_LARGE, WEFT_FULL. */
 int weft_channel_send(weft_context *context, weft_channel *channel, const void *bytes, size_t size);
 /* Blocks the calling native thread until there is a value: `*size` (may be NULL) is its length,
  * and at most `capacity` bytes are copied to `buffer`; the rest is lost. WEFT_OK, WEFT_CANCELED,

@@ -7,10 +7,13 @@
  * and into a queued slot. Invariant: when a call ends, however it ends, the slot is empty.
  */
 #include "../core/channel.h"
+#include "../core/ticker.h"
 
 #include "errors.h"
 #include "objects.h"
 #include "state.h"
+
+#include <string.h>
 
 static const char class_name[] = "weft.channel", next_field[] = "next_value";
 static const char unpack_key; /* of the function in the registry that unpacks */
@@ -19,20 +22,44 @@ static weft_channel *check_self(lua_State *L, const char *what) {
   return (weft_channel *)weft_check_handle(L, 1, &weft_channel_type, what, "self");
 }
 
+/* Reads the overflow policy at stack index 2; conflate sets the capacity. */
+static int read_overflow(lua_State *L, uint32_t *capacity) {
+  static const char expected[] = "'block', 'drop_old', 'drop_new' or 'conflate'";
+  const char *name = lua_type(L, 2) == LUA_TSTRING ? lua_tostring(L, 2) : "";
+  if (lua_isnoneornil(L, 2) || strcmp(name, "block") == 0)
+    return WEFT_BLOCK;
+  if (strcmp(name, "drop_new") == 0)
+    return WEFT_DROP_NEW;
+  if (strcmp(name, "conflate") == 0) {
+    if (*capacity > 1)
+      weft_bad_argument(L, "weft.channel", "capacity", "0 or 1, since conflate keeps one value", 1);
+    *capacity = 1;
+  } else if (strcmp(name, "drop_old") != 0) {
+    weft_bad_argument(L, "weft.channel", "overflow", expected, 2);
+  } else if (*capacity == 0) {
+    lua_settop(L, 2);
+    weft_bad_argument(L, "weft.channel", "capacity", "a whole number >= 1 for drop_old", 1);
+  }
+  return WEFT_DROP_OLD;
+}
+
 /*** A queue of values between tasks, whatever states and threads they run on (Go: make(chan)). First
  * in, first out. Values are copied, handles such as other channels are shared. A channel can be
  * captured and sent like any handle; one that holds itself in its queue is never freed.
  * @function channel
  * @tparam[opt=0] integer capacity how many values it holds before send waits; with 0 send waits for
  *   a receiver. The memory, 56 bytes a value, is reserved at once
+ * @tparam[opt="block"] string overflow what send does when the channel is full: "block" waits; "drop_old" drops
+ *   the oldest value; "drop_new" drops its own; "conflate" keeps one value, the latest
  * @treturn channel
- * @raise bad argument 'capacity'
+ * @raise bad argument
  */
 static int new_channel(lua_State *L) {
   uint32_t capacity = 0;
   if (!lua_isnoneornil(L, 1))
     capacity = weft_check_count(L, 1, "weft.channel", "capacity", 0, WEFT_MAX_COUNT);
-  weft_channel *channel = weft_channel_new(capacity);
+  int overflow = read_overflow(L, &capacity);
+  weft_channel *channel = weft_channel_new_with(capacity, overflow);
   weft_adopt_handle(WEFT_STATE(L), L, channel ? &channel->handle : NULL);
   return 1;
 }
@@ -51,12 +78,12 @@ static int raise_canceled(lua_State *L) {
 
 /* ---- sending ---- */
 
-/* Takes the parcel of a send that was not accepted. */
+/* The slot holds what was not accepted, or dropped in its favour. */
 static int push_sent(lua_State *L, weft_parcel *slot, int rc) {
   weft_parcel_clear(slot);
-  if (rc != WEFT_OK)
+  if (rc == WEFT_CLOSED)
     return raise_closed(L, "channel:send", "the channel is closed");
-  lua_pushboolean(L, 1);
+  lua_pushboolean(L, rc == WEFT_OK);
   return 1;
 }
 
@@ -82,7 +109,7 @@ static const weft_park_op send_op = {"channel:send", finish_send, NULL, leave_se
  * receives. Cancelled while it waits, it has not sent.
  * @function channel:send
  * @param value anything that can be sent, nil and false too
- * @treturn boolean true
+ * @treturn boolean true; false when a channel with "drop_new" was full and has dropped it
  * @raise an error of kind "closed" when the channel is or gets closed; what cannot be sent, with its
  *   path; an error of kind "canceled" or "deadline" when the caller's context is done
  */
@@ -277,6 +304,29 @@ static int close_channel(lua_State *L) {
   return 0;
 }
 
+/*** Stops the channel of @{ticker} or @{after}: it gets no more ticks. What it holds can still be
+ * received; it is not closed, so that nobody takes that for a tick.
+ * @function channel:stop
+ * @treturn boolean whether a tick was still to come
+ * @raise when it is another channel
+ */
+static int stop(lua_State *L) {
+  weft_channel *channel = check_self(L, "channel:stop");
+  if (!channel->ticker)
+    return luaL_error(L, "channel:stop: not a channel of weft.ticker or weft.after");
+  lua_pushboolean(L, weft_ticker_stop(channel->ticker));
+  return 1;
+}
+
+/*** How many values have been dropped, by a channel that drops when it is full.
+ * @function channel:dropped
+ * @treturn integer
+ */
+static int dropped(lua_State *L) {
+  weft_push_integer(L, (int64_t)weft_channel_dropped(check_self(L, "channel:dropped")));
+  return 1;
+}
+
 /*** How many values a channel holds before send waits.
  * @function channel:capacity
  * @treturn integer
@@ -303,6 +353,8 @@ void weft_open_channel(weft_state *state, lua_State *L) {
                                           {"iter", iter, 0},
                                           {"close", close_channel, 0},
                                           {"capacity", capacity, 0},
+                                          {"dropped", dropped, 0},
+                                          {"stop", stop, 0},
                                           {"__len", length, 0},
                                           {"__gc", weft_object_gc, 0},
                                           {"__tostring", weft_object_tostring, 0},

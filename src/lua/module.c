@@ -186,6 +186,7 @@ WEFT_MODULE_API int luaopen_weft_core(lua_State *L) {
   weft_open_time(state, L);
   weft_open_channel(state, L);
   weft_open_select(state, L);
+  weft_open_ticker(state, L);
   weft_open_sync(state, L);
   weft_open_limiter(state, L);
   weft_open_sse(state, L);

@@ -218,14 +218,14 @@ static int push_done(lua_State *L, weft_context *context) {
 }
 
 static int push_sent(lua_State *L, uint32_t index, int rc) {
-  if (rc != WEFT_OK) {
+  if (rc == WEFT_CLOSED) {
     lua_pushfstring(L, "weft.select: case %d: the channel is closed", (int)index + 1);
     weft_push_error(WEFT_STATE(L), L, "closed", lua_tostring(L, -1));
     weft_add_position(L, 1);
     return lua_error(L);
   }
   lua_pushnil(L);
-  lua_pushboolean(L, 1);
+  lua_pushboolean(L, rc == WEFT_OK);
   return 2;
 }
 
@@ -351,7 +351,8 @@ static int wait_for_choice(lua_State *L) {
  * @tparam table cases
  * @treturn[1] integer the index of the case
  * @return[1] the value received; nil for a send; for a context its error
- * @treturn[1] boolean true; false when a recv's channel is closed and empty
+ * @treturn[1] boolean true; false when a recv's channel is closed and empty, or a full channel has dropped what
+ *   was sent
  * @treturn[2] string "timeout": nothing happened in time
  * @treturn[3] string "default": nothing can go on now
  * @raise an error of kind "closed" when the chosen case sends to a closed channel; bad argument;
