@@ -88,7 +88,7 @@ static void claim_waiters(weft_group *group, uint32_t running, weft_wait **woken
 }
 
 /* Takes shares away under the lock, which whoever frees the group has held after us. */
-static void leave_slowly(weft_group *group, uint32_t count) {
+static int leave_slowly(weft_group *group, uint32_t count) {
   weft_wait *woken = NULL;
   pthread_mutex_lock(&group->lock);
   uint32_t left = (uint32_t)atomic_fetch_sub(&group->state, count) - count;
@@ -99,14 +99,16 @@ static void leave_slowly(weft_group *group, uint32_t count) {
     destroy(group);
   else
     weft_wake(woken);
+  return woken != NULL;
 }
 
-static void leave(weft_group *group, uint32_t count) {
+/* 1 when somebody was woken. */
+static int leave(weft_group *group, uint32_t count) {
   uint64_t state = atomic_load_explicit(&group->state, memory_order_relaxed);
   while ((uint32_t)state > count && (uint32_t)state - count > state >> WAKE_SHIFT)
     if (atomic_compare_exchange_weak(&group->state, &state, state - count))
-      return; /* neither the last nor waited for: the group is not ours to touch any more */
-  leave_slowly(group, count);
+      return 0; /* neither the last nor waited for: the group is not ours to touch any more */
+  return leave_slowly(group, count);
 }
 
 /* In the child of a fork its tasks are not there: it is never freed, and nobody waits for it. */
@@ -127,13 +129,13 @@ void weft_group_unadd(weft_group *group, uint32_t count) {
   leave(group, count); /* the last real task may have ended, with somebody waiting for that */
 }
 
-void weft_group_task_ended(weft_group *group, weft_task *task) {
+int weft_group_task_ended(weft_group *group, weft_task *task) {
   weft_task *head = atomic_load_explicit(&group->ended, memory_order_relaxed);
   do
     task->next = head;
   while (!atomic_compare_exchange_weak_explicit(&group->ended, &head, task, memory_order_release,
                                                 memory_order_relaxed));
-  leave(group, 1);
+  return leave(group, 1);
 }
 
 weft_task *weft_group_take_ended(weft_group *group) {

@@ -39,8 +39,8 @@ void weft_group_drop(weft_group *group);
 void weft_group_add(weft_group *group, uint32_t count);
 /* [owner] Takes back what was counted in and not used. */
 void weft_group_unadd(weft_group *group, uint32_t count);
-/* The worker's side of weft_task_end. */
-void weft_group_task_ended(weft_group *group, weft_task *task);
+/* The worker's side of weft_task_end: 1 when that woke somebody. */
+int weft_group_task_ended(weft_group *group, weft_task *task);
 /* Keeps the first error (a real one outranks a "canceled" or "deadline" echo) and, unless it
  * collects, cancels the context with it. The error is retained. */
 void weft_group_fail(weft_group *group, weft_error *error);

@@ -11,7 +11,7 @@
 #include "handle.h"
 
 #define WEFT_PARCEL_MAX ((size_t)1 << 30) /* bytes; larger values do not cross */
-enum { WEFT_PARCEL_INLINE = 56 };         /* bytes that need no allocation; fills two cache lines of a task */
+enum { WEFT_PARCEL_INLINE = 40 }; /* bytes that need no allocation of their own */
 
 typedef struct weft_parcel {
   uint8_t *data;        /* inline_bytes, or memory owned by the parcel */

@@ -10,6 +10,7 @@
 #include "inbox.h"
 #include "queue.h"
 #include "ring.h"
+#include "spin.h"
 #include "task.h"
 #include "waiter.h"
 #include "weft.h"
@@ -39,6 +40,7 @@ struct weft_worker {
   _Atomic uint32_t slice;     /* odd while a task runs; see monitor.h */
   _Atomic uint32_t is_awake;  /* not asleep in a park */
   uint32_t lean_takes;        /* how many times in a row it took one task alone; its own */
+  weft_spin spin;             /* its own */
   uint32_t seen_slice;        /* the monitor's */
   weft_worker *next_busy, *prev_busy; /* the monitor's list, guarded by its lock */
   /* guarded by the pool's lock */
@@ -109,6 +111,11 @@ enum { WEFT_POOL_MAX_THREADS = 1024 };
 weft_task *weft_worker_next(weft_worker *worker);
 /* Calls visit for the tasks on the worker's own ring. */
 void weft_worker_each_queued(weft_worker *worker, void (*visit)(weft_task *, void *arg), void *arg);
+/* A task that it ran woke somebody who had waited for it: who submits does not stream, so that to let tasks
+ * gather would only delay them. */
+static inline void weft_worker_saw_wait(weft_worker *worker) {
+  worker->lean_takes = 0;
+}
 /* 1 when the pool takes no more tasks. */
 int weft_worker_is_ending(weft_worker *worker);
 /* Sleeps until there may be work: 1, or 0 when the thread shall end. `has_parked`: tasks of this

@@ -8,7 +8,6 @@
  */
 #include "pool_inside.h"
 
-#include "clock.h"
 #include "mem.h"
 #include "monitor.h"
 #include "platform.h"
@@ -18,8 +17,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { THIN_QUEUE = 4, LEAN_TAKES = 4, GATHER_PAUSES = 16 };
-enum { SPIN_NS = 20000, LOOKS_PER_CLOCK = 32 };
+enum { LEAN_TAKES = 4, GATHER_PAUSES = 24 };
 
 /* ---- a worker's thread ---- */
 
@@ -173,7 +171,7 @@ static void claim_room_waiters(weft_pool *pool, weft_wait **woken) {
 
 /* Moves a fair share of the queue into the worker's ring, which is empty, and returns the first
  * task. */
-static weft_task *take_batch(weft_worker *worker) {
+static weft_task *take_batch(weft_worker *worker, uint32_t *count) {
   weft_pool *pool = worker->pool;
   weft_task *batch[WEFT_RING_BATCH];
   weft_wait *woken = NULL;
@@ -189,7 +187,7 @@ static weft_task *take_batch(weft_worker *worker) {
     claim_room_waiters(pool, &woken);
   pthread_mutex_unlock(&pool->lock);
   weft_wake(woken);
-  worker->lean_takes = taken > 1 ? 0 : worker->lean_takes + 1;
+  *count = taken;
   return taken ? batch[0] : NULL;
 }
 
@@ -206,15 +204,19 @@ static weft_task *steal(weft_worker *worker) {
 }
 
 /* A worker that is faster than its producer would fight with it for the lock over every single
- * task: after a few takes of one task it lets some gather, for less than a wake would cost. */
-static void let_tasks_gather(weft_worker *worker) {
-  weft_pool *pool = worker->pool;
-  if (worker->lean_takes < LEAN_TAKES || !pool->may_spin)
-    return;
-  for (int i = 0;
-       i < GATHER_PAUSES && atomic_load_explicit(&pool->queued, memory_order_relaxed) < THIN_QUEUE;
-       i++)
-    weft_cpu_relax();
+ * task. After a few takes of one task it lets some gather, for less than a wake would cost, and for
+ * as long as some do; unless the producer waits for each task: see weft_worker_saw_wait. */
+static weft_task *take_from_queue(weft_worker *worker) {
+  uint32_t taken;
+  int must_gather = worker->lean_takes >= LEAN_TAKES && worker->pool->may_spin;
+  if (must_gather)
+    weft_spin_pause(GATHER_PAUSES);
+  weft_task *task = take_batch(worker, &taken);
+  if ((taken > 1) != must_gather)
+    worker->lean_takes = 0;
+  else if (!must_gather)
+    worker->lean_takes++;
+  return task;
 }
 
 weft_task *weft_worker_next(weft_worker *worker) {
@@ -222,10 +224,8 @@ weft_task *weft_worker_next(weft_worker *worker) {
   weft_task *task = weft_ring_take(&worker->ring);
   if (task)
     return task;
-  if (atomic_load_explicit(&pool->queued, memory_order_acquire) > 0) {
-    let_tasks_gather(worker);
-    task = take_batch(worker);
-  }
+  if (atomic_load_explicit(&pool->queued, memory_order_acquire) > 0)
+    task = take_from_queue(worker);
   if (!task)
     task = steal(worker);
   if (task && (atomic_load(&pool->queued) > 0 || weft_pool_has_stealable(pool)))
@@ -242,7 +242,8 @@ int weft_worker_is_ending(weft_worker *worker) {
 
 /* ---- looking ---- */
 
-/* A task on the ring may be stolen and freed at any moment: those that are looked at are taken first. */
+/* A task on the ring may be stolen and freed at any moment: those that are looked at are taken
+ * first. */
 void weft_worker_each_queued(weft_worker *worker, void (*visit)(weft_task *, void *), void *arg) {
   weft_task *taken[WEFT_RING_SIZE];
   uint32_t count = 0;
@@ -254,23 +255,19 @@ void weft_worker_each_queued(weft_worker *worker, void (*visit)(weft_task *, voi
 
 /* ---- sleeping ---- */
 
-static int has_news(weft_worker *worker) {
+static int has_news(void *arg) {
+  weft_worker *worker = arg;
   return !weft_inbox_is_empty(worker->inbox) ||
          atomic_load_explicit(&worker->pool->queued, memory_order_relaxed) > 0;
 }
 
-/* Looks for work for SPIN_NS: a wake of a sleeping thread costs more than that. */
+/* One of the pool's at a time. */
 static int spin(weft_worker *worker) {
   weft_pool *pool = worker->pool;
-  int found = 0;
   if (!pool->may_spin || atomic_load(&pool->spinning) > 0)
     return has_news(worker);
   atomic_fetch_add(&pool->spinning, 1);
-  uint64_t until_ns = weft_clock_real_ns() + SPIN_NS;
-  do
-    for (int i = 0; i < LOOKS_PER_CLOCK && !(found = has_news(worker)); i++)
-      weft_cpu_relax();
-  while (!found && weft_clock_real_ns() < until_ns);
+  int found = weft_spin_until(&worker->spin, has_news, worker);
   atomic_fetch_sub(&pool->spinning, 1);
   return found;
 }

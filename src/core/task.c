@@ -34,7 +34,7 @@ static void init_task(weft_task *task, weft_group *group) {
 }
 
 weft_task *weft_task_new(weft_group *group) {
-  weft_task *task = weft_malloc_aligned(64, sizeof *task);
+  weft_task *task = weft_malloc(sizeof *task);
   if (!task)
     return NULL;
   init_task(task, group);
@@ -52,7 +52,7 @@ static void leave_block(struct weft_task_block *block, uint32_t shares) {
 static weft_task *new_in_block(weft_task_cache *cache) {
   struct weft_task_block *block = cache->block;
   if (!block) {
-    block = cache->block = weft_malloc_aligned(64, sizeof *block);
+    block = cache->block = weft_malloc(sizeof *block);
     if (!block)
       return NULL;
     atomic_init(&block->shares, TASKS_PER_BLOCK);
@@ -148,9 +148,9 @@ int weft_task_cancel(weft_task *task, weft_error *cause) {
   return 1;
 }
 
-void weft_task_end(weft_task *task, uint8_t status) {
+int weft_task_end(weft_task *task, uint8_t status) {
   atomic_store_explicit(&task->status, status, memory_order_release);
-  weft_group_task_ended(task->group, task);
+  return weft_group_task_ended(task->group, task);
 }
 
 void weft_task_set_error(weft_task *task, weft_error *error) {

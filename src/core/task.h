@@ -13,7 +13,6 @@ typedef struct weft_task weft_task;
 
 enum { WEFT_TASK_QUEUED, WEFT_TASK_RUNNING, WEFT_TASK_DONE, WEFT_TASK_FAILED, WEFT_TASK_CANCELED };
 
-/* Two cache lines: tasks of one block are in the hands of different threads. */
 struct weft_task {
   weft_task *next; /* of the list it is in */
   struct weft_group *group;
@@ -25,7 +24,7 @@ struct weft_task {
   _Atomic uint8_t status;
   uint8_t place;                       /* in its block, from 1; 0: in memory of its own */
   weft_parcel parcel;                  /* before the end: what to run; after: the result */
-} __attribute__((aligned(64)));
+};
 
 /* NULL: no memory. Starts out QUEUED. */
 weft_task *weft_task_new(struct weft_group *group);
@@ -45,8 +44,8 @@ void weft_task_give(weft_task_cache *cache, weft_task *task);
 void weft_task_cache_free(weft_task_cache *cache);
 
 /* Ends the task: its parcel holds the result. The task is the group's from then on, and the group
- * itself may be gone when this returns. Never blocks for longer than a lock. */
-void weft_task_end(weft_task *task, uint8_t status);
+ * itself may be gone when this returns. Never blocks for longer than a lock. 1 when that woke somebody. */
+int weft_task_end(weft_task *task, uint8_t status);
 
 /* The context that the task runs under; borrowed, valid until the task ends. */
 weft_context *weft_task_context(weft_task *task);

@@ -80,7 +80,7 @@ static void describe_failure(lua_State *L, ending *end) {
   lua_setfield(L, -2, "index");
   if (fiber->task->name)
     set_string(L, "task", fiber->task->name);
-  if (fiber->where && !has_field(L, "where"))
+  if (!fiber->is_local && fiber->where && !has_field(L, "where"))
     set_string(L, "where", fiber->where);
   if (end->is_raised && !has_field(L, "traceback"))
     add_traceback(L, fiber->co);
@@ -159,7 +159,8 @@ static int end_plainly(weft_scheduler *scheduler, weft_fiber *fiber, int count) 
       return 0;
     parcel->count = (uint32_t)count;
   }
-  weft_task_end(fiber->task, WEFT_TASK_DONE);
+  if (weft_task_end(fiber->task, WEFT_TASK_DONE))
+    weft_worker_saw_wait(scheduler->worker);
   return 1;
 }
 

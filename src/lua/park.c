@@ -5,15 +5,12 @@
  */
 #include "fibers.h"
 
-#include "clock.h"
 #include "errors.h"
 #include "guest.h"
 #include "platform.h"
 #include "state.h"
 
 #include <string.h>
-
-enum { SPIN_NS = 20000 };
 
 /* Their addresses are words between LuaJIT's shims and us. */
 const char weft_continue_token; /* the C function yielded and was woken */
@@ -40,7 +37,7 @@ weft_context *weft_current_context(weft_state *state, lua_State *L, int own) {
 
 weft_context *weft_outer_context(weft_state *state, lua_State *L, int own) {
   weft_fiber *fiber = state->scheduler.current;
-  while (fiber && fiber->is_local && fiber->outer && fiber->outer->task == fiber->outer_task)
+  while (fiber && fiber->is_local && fiber->outer && fiber->outer->runs == fiber->outer_runs)
     fiber = fiber->outer;
   return fiber ? context_of(fiber, L, own) : weft_current_context(state, L, own);
 }
@@ -209,20 +206,16 @@ static int signal_wants_to_raise(lua_State *L) {
   return 1;
 }
 
+static int has_news(void *arg) {
+  return !weft_inbox_is_empty(((weft_scheduler *)arg)->inbox);
+}
+
 static int spin_for_news(weft_scheduler *scheduler) {
   static _Atomic uint32_t processors;
   uint32_t count = atomic_load_explicit(&processors, memory_order_relaxed);
   if (!count)
     atomic_store(&processors, count = weft_cpu_count());
-  uint64_t until_ns = count > 1 ? weft_clock_real_ns() + SPIN_NS : 0;
-  do
-    for (int i = 0; i < 32; i++) {
-      if (!weft_inbox_is_empty(scheduler->inbox))
-        return 1;
-      weft_cpu_relax();
-    }
-  while (until_ns && weft_clock_real_ns() < until_ns);
-  return 0;
+  return count > 1 ? weft_spin_until(&scheduler->spin, has_news, scheduler) : has_news(scheduler);
 }
 
 /* Runs the scheduler on the caller's thread until the main party is woken. On a raise the error is

@@ -209,7 +209,7 @@ static void see_fiber(weft_fiber *fiber, void *arg) {
     return;
   sight->name = copy(fiber->task->name);
   sight->index = fiber->task->index;
-  sight->started = copy(fiber->where);
+  sight->started = fiber->is_local ? NULL : copy(fiber->where);
   sight->age_ns = album->now_ns > fiber->started_ns ? album->now_ns - fiber->started_ns : 0;
   if (fiber->state == WEFT_FIBER_PARKED)
     describe_park(sight, &fiber->park);

@@ -50,7 +50,6 @@ static weft_fiber *take_fiber(weft_scheduler *scheduler, lua_State *L) {
   scheduler->idle_count--;
   weft_tally(&scheduler->live, 1);
   fiber->next = NULL;
-  fiber->outer = NULL;
   fiber->where = NULL;
   fiber->is_local = fiber->kills = fiber->was_parked = fiber->holds_handle = 0;
   fiber->start_args = 0;
@@ -69,6 +68,7 @@ static void give_fiber_back(weft_scheduler *scheduler, weft_fiber *fiber, int ca
   }
   fiber->state = WEFT_FIBER_IDLE;
   fiber->task = NULL;
+  fiber->runs++;
   weft_tally(&scheduler->live, -1);
   /* those with a coroutine first */
   weft_fiber **link = &scheduler->idle;
@@ -212,13 +212,14 @@ void weft_scheduler_start_local(weft_scheduler *scheduler, lua_State *L, weft_fi
   fiber->is_local = 1;
   fiber->started_ns = weft_clock_coarse_ns();
   fiber->outer = scheduler->current;
-  fiber->outer_task = fiber->outer ? fiber->outer->task : NULL;
+  fiber->outer_runs = fiber->outer ? fiber->outer->runs : 0;
   lua_xmove(L, fiber->co, count);
   fiber->start_args = (uint16_t)(count - 1);
   weft_fiber_push_ready(scheduler, fiber);
 }
 
-void weft_scheduler_each(weft_scheduler *scheduler, void (*visit)(weft_fiber *, void *), void *arg) {
+void weft_scheduler_each(weft_scheduler *scheduler, void (*visit)(weft_fiber *, void *),
+                         void *arg) {
   for (weft_fiber_block *block = scheduler->blocks; block; block = block->next)
     for (int i = 0; i < WEFT_FIBERS_PER_BLOCK; i++)
       if (block->fibers[i].state != WEFT_FIBER_IDLE && block->fibers[i].task)

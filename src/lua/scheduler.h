@@ -76,21 +76,27 @@ struct weft_fiber {
   weft_park park; /* first */
   lua_State *co;       /* of `main`: the caller, while it is parked */
   uint64_t started_ns; /* coarse */
-  weft_fiber *next; /* of the ready or the idle list */
   weft_task *task;
-  const char *where;        /* file:line of the task's function; the group keeps it; may be NULL */
-  weft_watch *watch;        /* while parked: the context that can cancel it */
-  weft_fiber *next_watched, *prev_watched;
-  weft_fiber *outer; /* of a task of weft.inline: the fiber that started it, or NULL */
-  weft_task *outer_task; /* what that ran then: it may have ended */
-  int anchor;        /* the coroutine's reference in the registry */
+  union { /* in one list at a time */
+    weft_fiber *next; /* of the ready or the idle list */
+    weft_fiber *next_watched; /* while parked */
+  };
+  weft_fiber *prev_watched;
+  weft_watch *watch; /* while parked: the context that can cancel it */
+  union {
+    const char *where; /* of a pool's task: file:line of its function, which the group keeps; or NULL */
+    weft_fiber *outer; /* of a task of weft.inline: the fiber that started it, or NULL */
+  };
+  uint32_t runs;       /* how many tasks have ended on it */
+  uint32_t outer_runs; /* that of `outer` then: its task may have ended since */
+  int anchor;          /* the coroutine's reference in the registry */
   uint16_t start_args; /* of a task of weft.inline that was not resumed yet */
   uint8_t state;
   uint8_t is_local : 1;   /* runs a task of weft.inline */
   uint8_t was_parked : 1; /* the next resume ends a park */
   uint8_t holds_handle : 1; /* a reference to park.object */
-  uint8_t kills : 5;      /* how often a loop of it was told in vain that it is cancelled */
   uint8_t is_guest : 1;   /* of an event loop that is not ours: guest.h */
+  uint8_t kills : 4;      /* how often a loop of it was told in vain that it is cancelled */
 };
 
 struct weft_scheduler {
@@ -102,6 +108,7 @@ struct weft_scheduler {
   lua_State *volatile running; /* the current fiber's coroutine, or one that its task made; these two
                                   are also read by the signal handler on this thread */
   uint8_t is_yield_of_task;    /* a yield on its way out is the task's, not its own coroutine's */
+  weft_spin spin;
   weft_fiber main;
   weft_fiber *ready_head, *ready_tail;
   weft_fiber *idle;
