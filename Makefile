@@ -39,16 +39,19 @@ BINDING = module state errors bytecode bytecode_54 bytecode_jit lostwrite vmprob
           context pool group group_go group_drain group_wait group_task group_leave time channel \
           ticker select sync limiter dict singleflight budget health sse http http_stream tasks
 BINDING_SRC = $(wildcard $(BINDING:%=src/lua/%.c))
-SERVER = model_timer model_arena model_json model_json_write model_gzip model_http model_record \
-         model_style model_config model_fault model_ask model_template model_mock model_content \
-         model_turn model_api model_vector model_openai model_anthropic model_ollama model_head \
-         model_quota model_answer model_reply model_conn model_server lua_model_reader \
-         lua_model_style lua_model_faults lua_model_replies lua_model_matcher \
+# The model server for tests: C alone, and its face in Lua.
+MODEL = model_timer model_arena model_json model_json_write model_gzip model_http model_record \
+        model_style model_config model_fault model_ask model_template model_mock model_content \
+        model_turn model_api model_vector model_openai model_anthropic model_ollama model_head \
+        model_quota model_answer model_reply model_conn model_server
+MODEL_SRC = $(MODEL:%=src/testing/%.c)
+SERVER = lua_model_reader lua_model_style lua_model_faults lua_model_replies lua_model_matcher \
          lua_model_options lua_model_server
 SERVER_SRC = $(SERVER:%=src/testing/%.c)
 
 CORE_OBJ = $(CORE_SRC:src/core/%.c=$(CORE_BUILD)/%.o)
 BINDING_OBJ = $(BINDING_SRC:src/lua/%.c=$(BUILD)/lua/%.o)
+MODEL_OBJ = $(MODEL_SRC:src/testing/%.c=$(CORE_BUILD)/testing/%.o)
 SERVER_OBJ = $(SERVER_SRC:src/testing/%.c=$(BUILD)/testing/%.o)
 
 all: $(BUILD)/weft/core.so $(BUILD)/weft/testing/server.so
@@ -59,6 +62,13 @@ $(CORE_BUILD)/%.o: src/core/%.c
 	$(CC) $(BASE_CFLAGS) $(CFLAGS) -Isrc/core -MMD -MP -c $< -o $@
 
 $(CORE_BUILD)/libweft.a: $(CORE_OBJ)
+	$(AR) rcs $@ $^
+
+$(CORE_BUILD)/testing/%.o: src/testing/%.c
+	@mkdir -p $(@D)
+	$(CC) $(BASE_CFLAGS) $(CFLAGS) -Isrc/core -MMD -MP -c $< -o $@
+
+$(CORE_BUILD)/libmodel.a: $(MODEL_OBJ)
 	$(AR) rcs $@ $^
 
 $(BUILD)/lua/%.o: src/lua/%.c
@@ -73,11 +83,11 @@ $(BUILD)/weft/core.so: $(BINDING_OBJ) $(CORE_BUILD)/libweft.a
 	@mkdir -p $(@D)
 	$(LINK) -o $@ $^ -lcurl -lm
 
-$(BUILD)/weft/testing/server.so: $(SERVER_OBJ) $(CORE_BUILD)/libweft.a
+$(BUILD)/weft/testing/server.so: $(SERVER_OBJ) $(CORE_BUILD)/libmodel.a $(CORE_BUILD)/libweft.a
 	@mkdir -p $(@D)
 	$(LINK) -o $@ $^ -lm
 
--include $(CORE_OBJ:.o=.d) $(BINDING_OBJ:.o=.d) $(SERVER_OBJ:.o=.d)
+-include $(CORE_OBJ:.o=.d) $(BINDING_OBJ:.o=.d) $(MODEL_OBJ:.o=.d) $(SERVER_OBJ:.o=.d)
 
 # ---- C programs: the core's tests, and the example that embeds it ----
 
@@ -88,9 +98,9 @@ $(C_BUILD)/embed: examples/embed.c $(CORE_BUILD)/libweft.a
 	@mkdir -p $(@D)
 	$(CC) $(BASE_CFLAGS) -Isrc/core $^ -o $@ -lcurl -lm
 
-$(C_BUILD)/test_%: spec/core/test_%.c $(CORE_BUILD)/libweft.a $(wildcard spec/core/*.h)
+$(C_BUILD)/test_%: spec/core/test_%.c $(CORE_BUILD)/libmodel.a $(CORE_BUILD)/libweft.a $(wildcard spec/core/*.h)
 	@mkdir -p $(@D)
-	$(CC) $(BASE_CFLAGS) -fvisibility=default -rdynamic -Isrc/core -Isrc/testing -Ispec/core $< $(CORE_BUILD)/libweft.a -o $@ -lcurl -lssl -lcrypto -lz -lm
+	$(CC) $(BASE_CFLAGS) -fvisibility=default -rdynamic -Isrc/core -Isrc/testing -Ispec/core $< $(CORE_BUILD)/libmodel.a $(CORE_BUILD)/libweft.a -o $@ -lcurl -lssl -lcrypto -lz -lm
 
 # Links the VM, since it tests what is made of its dumps.
 $(C_BUILD)/$(LUA)-test_bytecode: spec/core/test_bytecode.c $(BUILD)/lua/bytecode.o $(BUILD)/lua/bytecode_54.o $(BUILD)/lua/bytecode_jit.o $(BUILD)/lua/lostwrite.o $(CORE_BUILD)/libweft.a
@@ -189,15 +199,24 @@ bench-nginx:
 # Parsers of what strangers send, by libFuzzer, for a while. Findings are left in build/fuzz.
 FUZZ_S ?= 60
 FUZZ_CC ?= clang
+FUZZ_BUILD = $(FUZZ_CC) -std=gnu11 -D_GNU_SOURCE -O1 -g -pthread -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -Isrc/core -Isrc/testing
 build/fuzz/fuzz_stream: spec/fuzz/fuzz_stream.c spec/core/sse_streams.h src/core/sse.c src/core/lines.c src/core/buf.c src/core/mem.c
-	@mkdir -p build/fuzz/corpus
-	$(FUZZ_CC) -std=gnu11 -D_GNU_SOURCE -O1 -g -pthread -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -Isrc/core $(filter %.c,$^) -o $@
+	@mkdir -p $(@D)
+	$(FUZZ_BUILD) $(filter %.c,$^) -o $@
+
+build/fuzz/fuzz_model: spec/fuzz/fuzz_model.c spec/core/model_parsers.h src/testing/model_http.c src/testing/model_json.c src/testing/model_json_write.c src/core/buf.c src/core/mem.c
+	@mkdir -p $(@D)
+	$(FUZZ_BUILD) $(filter %.c,$^) -o $@
+
+# Each has its dictionary, and what it found is its corpus for the next time.
+run-fuzz/%: build/fuzz/fuzz_%
+	@mkdir -p build/fuzz/corpus-$*
+	$< -max_total_time=$(FUZZ_S) -max_len=2000 -rss_limit_mb=1024 -dict=spec/fuzz/$*.dict -artifact_prefix=build/fuzz/$*- -print_final_stats=1 build/fuzz/corpus-$* 2> build/fuzz/$*.log || { tail -n 60 build/fuzz/$*.log; exit 1; }
+	@grep -E "^(stat::number_of_executed_units|DONE|Done)" build/fuzz/$*.log
 
 fuzz:
 	@sh scripts/deps.sh fuzz
-	@$(MAKE) --no-print-directory -s build/fuzz/fuzz_stream
-	build/fuzz/fuzz_stream -max_total_time=$(FUZZ_S) -max_len=2000 -rss_limit_mb=1024 -dict=spec/fuzz/sse.dict -artifact_prefix=build/fuzz/ -print_final_stats=1 build/fuzz/corpus 2> build/fuzz/log || { tail -n 60 build/fuzz/log; exit 1; }
-	@grep -E "^(stat::number_of_executed_units|DONE|Done)" build/fuzz/log
+	@$(MAKE) --no-print-directory -s run-fuzz/stream run-fuzz/model
 
 # Streams: the parser, and many at once.
 $(C_BUILD)/bench_stream: bench/stream.c $(CORE_BUILD)/libweft.a

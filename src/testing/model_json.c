@@ -77,7 +77,10 @@ static bool check_string(checker *c) {
       return false;
     c->at += size;
   }
-  return c->at++ < c->end;
+  if (c->at == c->end)
+    return false;
+  c->at++;
+  return true;
 }
 
 static bool check_digits(checker *c) {
