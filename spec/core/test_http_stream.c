@@ -245,6 +245,60 @@ static void test_bomb(void) {
   weft_http_transfer_release(transfer);
 }
 
+/* How a compressed body ends that was cut or damaged. */
+static void expect_bad_gzip(const char *framing, int damage, const char *kind) {
+  weft_http_request request = stream_request(0);
+  char *packed, body[8192];
+  connection c;
+  weft_http_text bytes;
+  request.decompress = 1;
+  for (size_t i = 0; i < sizeof body; i++)
+    body[i] = (char)(i * i >> 3);
+  size_t size = gzip(body, sizeof body, &packed);
+  weft_http_transfer *transfer = start(&request);
+  c.fd = accept_request();
+  dprintf(c.fd, "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n%s: %zu\r\n\r\n", framing, size);
+  if (damage)
+    memset(packed + size / 2, damage, 16);
+  send_all(&c, packed, damage ? size : size / 2);
+  close(c.fd);
+  while (read_some(transfer, &bytes) == WEFT_OK)
+    ;
+  weft_error *error = weft_http_error(transfer);
+  check(kind ? is_kind(error, kind) : !error, "%s: %s", framing,
+        error ? weft_error_message(error) : "no error");
+  weft_http_transfer_release(transfer);
+  free(packed);
+}
+
+static void test_bad_gzip(void) {
+  expect_bad_gzip("Content-Length", 0, "network");
+  expect_bad_gzip("Content-Length", 0x55, "protocol");
+  expect_bad_gzip("X-Nothing", 0x55, "protocol");
+  expect_bad_gzip("X-Nothing", 0, NULL); /* nothing shows it: the framing is "close" */
+}
+
+/* The body of a redirect that is followed is not the stream's. */
+static void test_redirect(void) {
+  weft_http_request request = stream_request(0);
+  request.redirects = 3;
+  weft_http_transfer *transfer = start(&request);
+  int fd = accept_request();
+  send_text(fd, "HTTP/1.1 307 Over there\r\nLocation: /other\r\nContent-Length: 5\r\n"
+                "Connection: close\r\n\r\nthere");
+  close(fd);
+  fd = accept_request();
+  check(!weft_http_has_head(transfer), "a redirect's headers are not the answer's");
+  send_text(fd, open_end);
+  send_text(fd, "here");
+  wait_head(transfer);
+  check(weft_http_status(transfer) == 200, "those of its target are");
+  check(next_is(transfer, "here"), "and its body alone is read");
+  close(fd);
+  check(is_closed(transfer) && !weft_http_error(transfer), "a proper end");
+  weft_http_transfer_release(transfer);
+}
+
 /* ---- contexts ---- */
 
 static void test_bond(void) {
@@ -451,6 +505,8 @@ static void tests(void) {
   test_total_while_paused();
   test_gzip_pieces();
   test_bomb();
+  test_bad_gzip();
+  test_redirect();
   test_bond();
   test_unbind();
   test_bond_races();

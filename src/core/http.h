@@ -132,6 +132,8 @@ int weft_http_find_header(weft_http_transfer *transfer, const char *name, weft_h
 /* Empty after an error: what arrived by halves is not passed for whole. */
 weft_http_text weft_http_body(weft_http_transfer *transfer);
 
+/* "https://host:port" of the request; constant. */
+const char *weft_http_origin(weft_http_transfer *transfer);
 /* How the end of the body shows: "length", "chunked", "h2" (or later), "close" (the server closes
  * the connection: a body that was cut short looks whole), or "none" (the answer has no body).
  * Constant. */

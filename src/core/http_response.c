@@ -131,6 +131,10 @@ const weft_http_failure *weft_http_failure_of(weft_http_transfer *transfer) {
   return &transfer->failure;
 }
 
+const char *weft_http_origin(weft_http_transfer *transfer) {
+  return transfer->origin;
+}
+
 int weft_http_status(weft_http_transfer *transfer) {
   return transfer->has_final_head ? transfer->status : 0;
 }

@@ -13,6 +13,8 @@
 #include "sse.h"
 #include "state.h"
 
+#include <stdio.h>
+
 static const char class_name[] = "weft.http_stream";
 static const char next_field[] = "next_of_loop";
 
@@ -211,11 +213,33 @@ static int get_more(lua_State *L, lua_stream *self, weft_park *park) {
   }
 }
 
-static int read_next(lua_State *L, const weft_park_op *op, int is_loop) {
+static void describe_read(const weft_park *park, char *text, size_t size) {
+  weft_http_transfer *transfer = park->object;
+  snprintf(text, size, "the answer of %s, status %d", weft_http_origin(transfer),
+           weft_http_status(transfer));
+}
+
+static int read_one(lua_State *L);
+static int next_of_loop(lua_State *L);
+
+#define READ(name)                                                                                 \
+  { "stream:" name, finish_read, read_one, leave_read, NULL, WEFT_PARK_HOLDS_HANDLE, describe_read }
+#define LOOP(name)                                                                                 \
+  {                                                                                                \
+    "stream:" name, finish_read, next_of_loop, leave_read, NULL,                                   \
+        WEFT_PARK_HOLDS_HANDLE | WEFT_PARK_STEPS, describe_read                                    \
+  }
+/* By mode. */
+static const weft_park_op reads[] = {READ("read"), READ("read"), READ("read_event"),
+                                     READ("read_line")};
+static const weft_park_op loops[] = {LOOP("chunks"), LOOP("chunks"), LOOP("events"), LOOP("lines")};
+
+static int read_next(lua_State *L, const weft_park_op *ops, int is_loop) {
   int count;
   do {
     lua_settop(L, 1);
-    lua_stream *self = check_self(L, op->what);
+    lua_stream *self = check_self(L, ops->what);
+    const weft_park_op *op = &ops[self->mode];
     self->is_loop = (uint8_t)is_loop;
     if (self->is_busy)
       return luaL_error(L, "%s: the response is being read already, or ran out of memory",
@@ -230,13 +254,6 @@ static int read_next(lua_State *L, const weft_park_op *op, int is_loop) {
   return count;
 }
 
-static int read_one(lua_State *L);
-static int next_of_loop(lua_State *L);
-
-static const weft_park_op read_op = {"response:read", finish_read, read_one, leave_read, NULL, 1};
-static const weft_park_op loop_op = {"response", finish_read, next_of_loop, leave_read, NULL,
-                                     WEFT_PARK_HOLDS_HANDLE | WEFT_PARK_STEPS};
-
 /*** The next part of the body in the way that it is read.
  * @function http_stream:read
  * @local
@@ -247,12 +264,12 @@ static const weft_park_op loop_op = {"response", finish_read, next_of_loop, leav
  * @raise when the caller's context is done
  */
 static int read_one(lua_State *L) {
-  return read_next(L, &read_op, 0);
+  return read_next(L, reads, 0);
 }
 
 /* The same as the iterator of a loop: an error raises. */
 static int next_of_loop(lua_State *L) {
-  return read_next(L, &loop_op, 1);
+  return read_next(L, loops, 1);
 }
 
 /*** Says how the body is to be read. The first call decides.
