@@ -432,6 +432,73 @@ describe("weft.model.openai", function()
       assert.match(": %[redacted%] and %[redacted%]$", err.message)
     end)
 
+    -- Everything that a table holds, as text.
+    local function dump(value, out, seen)
+      out, seen = out or {}, seen or {}
+      if type(value) == "table" and not seen[value] then
+        seen[value] = true
+        for key, item in pairs(value) do
+          dump(key, out, seen)
+          dump(item, out, seen)
+        end
+      else
+        out[#out + 1] = tostring(value)
+      end
+      return table.concat(out, " ")
+    end
+
+    it("are hidden from who prints all of a model", function()
+      local server = start()
+      local m = model(server, { api_key = KEY, headers = { ["x-team"] = "secret-2" }, base_url = server.url .. "?key=secret-3" })
+      local text = dump(m)
+      assert.match("127.0.0.1", text)
+      assert.is_nil(text:find("sk-test", 1, true))
+      assert.is_nil(text:find("secret-", 1, true))
+      local group = weft.group() -- nor does a task see them there
+      group:go(function() return dump(m) end)
+      text = assert(group:wait())[1]
+      group:close()
+      assert.match("127.0.0.1", text)
+      assert.is_nil(text:find("sk-test", 1, true))
+    end)
+
+    it("in any form, and in the causes of errors, never appear", function()
+      local forms = { KEY, "sk-test%25.%28key%29-1", "Authorization: Bearer other-key", '"x-api-key": "other-key"' }
+      local faults = {}
+      for _, form in ipairs(forms) do
+        faults[#faults + 1] = { status = 400, message = "you sent " .. form }
+        faults[#faults + 1] = { status = 400, body = '{"error":{"message":"you sent ' .. form:gsub('"', '\\"') .. '"}}' }
+        faults[#faults + 1] = { status = 400, body = "<p>you sent " .. form .. "</p>" }
+      end
+      local server = start({ faults = faults })
+      local m = model(server, { api_key = KEY, base_url = server.url .. "?api_key=" .. "secret-3" })
+      for _ = 1, #faults do
+        local _, err = m:chat({ prompt = "x" })
+        local text = dump(err)
+        assert.match("%[redacted%]", text)
+        assert.is_nil(text:find("sk-test", 1, true))
+        assert.is_nil(text:find("other-key", 1, true))
+      end
+      local key = "secretkey4"
+      local of_path = weft.model.openai({ model = "m", api_key = key, retry = { attempts = 1 },
+        base_url = "http://127.0.0.1:1/" .. key .. "/v1?key=" .. key })
+      local _, err = of_path:chat({ prompt = "x" })
+      assert.match("127.0.0.1", dump(err))
+      assert.is_nil(dump(err):find(key, 1, true))
+      assert.is_nil(dump(of_path):find(key, 1, true))
+      assert.is_nil(tostring(of_path):find(key, 1, true))
+    end)
+
+    it("that a stream echoes are taken out of its error", function()
+      for _, inside in ipairs({ "data", "event" }) do
+        local server = start({ faults = { { status = 400, inside = inside, message = "key " .. KEY } } })
+        local stream = assert(model(server, { api_key = KEY }):stream({ prompt = "one two three four" }))
+        local _, err = stream:result()
+        assert.is_nil(dump(err):find("sk-test", 1, true))
+        assert.match("key %[redacted%]", err.message)
+      end
+    end)
+
     it("are hidden from tostring", function()
       local server = start()
       local m = model(server, { api_key = KEY, base_url = server.url .. "?key=" .. KEY })

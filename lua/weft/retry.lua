@@ -203,7 +203,8 @@ local function pay_in(budget)
   end
 end
 
-local function take_out(budget)
+--- Takes one retry out of a budget, if there is one: false when nothing is left. Internal.
+function retry.take_out(budget)
   if not budget then
     return true
   elseif not budget.tokens:try_reserve(1) then
@@ -325,7 +326,7 @@ local function next_delay(policy, err, attempt)
     return nil, reason
   elseif delay >= core.current():remaining() then
     return nil, "deadline"
-  elseif not take_out(policy.budget) then
+  elseif not retry.take_out(policy.budget) then
     return nil, "budget"
   end
   return delay

@@ -63,7 +63,7 @@ static int enter(lua_State *L) {
   }
   double wait_s = (double)wait_ns / 1e9;
   int count = weft_fail(WEFT_STATE(L), L, "breaker_open",
-                        "the server has failed %u times in a row: no calls for %.3g seconds",
+                        "the server has failed %u times in a row: no calls for %.1f seconds",
                         health->config.failures, wait_s);
   lua_pushnumber(L, wait_s);
   lua_setfield(L, -2, "retry_after");

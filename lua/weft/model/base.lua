@@ -81,7 +81,8 @@ local function check_common(what, given)
   end
 end
 
-local function check_chat(what, given)
+--- Checks what a chat is asked, for a method that a user calls. Internal.
+function base.check_chat(what, given)
   options.check(what, given, chat_fields, 3)
   if (given.messages == nil) == (given.prompt == nil) then
     error(("bad argument 'messages' to %s: expected either messages or a prompt"):format(what), 3)
@@ -92,6 +93,24 @@ local function check_chat(what, given)
     if type(message) ~= "table" then
       options.refuse(what, ("messages[%d]"):format(i), "a table", message, 3)
     end
+  end
+  check_common(what, given)
+end
+
+--- The same for a stream. Internal.
+function base.check_stream(what, given)
+  options.check(what, given, chat_fields, 3)
+  if given.schema then
+    error(("bad argument 'schema' to %s: an answer that is checked comes as a whole; use model:chat"):format(what), 3)
+  end
+  return base.check_chat(what, given) -- a tail call: errors are raised at the same place
+end
+
+--- The same for embeddings. Internal.
+function base.check_embed(what, given)
+  options.check(what, given, embed_fields, 3)
+  if not given.input then
+    options.refuse(what, "input", text_or_list[2], given.input, 3)
   end
   check_common(what, given)
 end
@@ -226,7 +245,7 @@ end
 -- @raise bad argument or unknown option; an error of kind "canceled" or "deadline"
 function Model:chat(given)
   check_self(self, "model:chat")
-  check_chat("model:chat", given)
+  base.check_chat("model:chat", given)
   local client = client_of.for_call(self.settings, given.model, "model:chat", 2)
   local ask = given.schema and chat_with_schema or chat_once
   return ask("model:chat", client, given, 1) -- a tail call: the caller is one level up
@@ -241,10 +260,7 @@ end
 -- @raise bad argument or unknown option; an error of kind "canceled" or "deadline"
 function Model:stream(given)
   check_self(self, "model:stream")
-  check_chat("model:stream", given)
-  if given.schema then
-    error("bad argument 'schema' to model:stream: an answer that is checked comes as a whole; use model:chat", 2)
-  end
+  base.check_stream("model:stream", given)
   local client = client_of.for_call(self.settings, given.model, "model:stream", 2)
   return stream.open(client, (chat_call("model:stream", client, given, true, 2)))
 end
@@ -277,11 +293,7 @@ end
 function Model:embed(given)
   local what = "model:embed"
   check_self(self, what)
-  options.check(what, given, embed_fields, 2)
-  if not given.input then
-    options.refuse(what, "input", text_or_list[2], given.input, 2)
-  end
-  check_common(what, given)
+  base.check_embed(what, given)
   local client = client_of.for_call(self.settings, given.model, what, 2)
   if client.api.no_embed then
     error(("%s: %s"):format(what, client.api.no_embed), 2)
@@ -326,9 +338,62 @@ function base.new(kind, given)
   return setmetatable({ settings = client_of.new(kind, given) }, Model)
 end
 
---- Whether a value is a model. Internal.
+-- ---- models made of models ----
+
+--- Whether a value is a model itself. Internal.
 function base.is_model(value)
   return type(value) == "table" and getmetatable(value) == Model
+end
+
+local function can_chat(value)
+  local class = type(value) == "table" and getmetatable(value)
+  return type(class) == "table" and type(class.chat) == "function" and type(class.stream) == "function"
+end
+
+--- The list of models in `given`, checked as its other fields are. Internal.
+-- @tparam string what the public function
+-- @tparam table given
+-- @tparam table fields of its other options
+-- @tparam integer level where errors are raised, 1 being the caller
+-- @treturn table
+function base.members(what, given, fields, level)
+  if type(given) ~= "table" then
+    options.refuse(what, "options", "a table with a list of models", given, level + 1)
+  end
+  local members, rest = {}, {}
+  for name, value in pairs(given) do
+    if type(name) == "number" then
+      members[name] = value
+    else
+      rest[name] = value
+    end
+  end
+  options.check(what, rest, fields, level + 1)
+  if #members == 0 then
+    options.refuse(what, "models", "a list of models", nil, level + 1)
+  end
+  for i, member in ipairs(members) do
+    if not can_chat(member) then
+      options.refuse(what, ("[%d]"):format(i), "a model", member, level + 1)
+    end
+  end
+  return members
+end
+
+--- A call of several models cannot name one. Internal.
+function base.refuse_model(what, given)
+  if given.model then
+    error(("bad argument 'model' to %s: each of the models has its own"):format(what), 3)
+  end
+end
+
+--- The models' names, for tostring. Internal.
+function base.names(members)
+  local names = {}
+  for i, member in ipairs(members) do
+    names[i] = tostring(member)
+  end
+  return table.concat(names, ", ")
 end
 
 return base

@@ -1,7 +1,7 @@
 --- The settings of a model, checked and completed. Internal.
 --
--- A client is plain data, handles and two closures, so it can be captured and sent. The closures hold the secrets:
--- whoever prints the table sees none.
+-- A client is plain data, handles and closures, so it can be captured and sent. The closures hold what may be secret:
+-- whoever prints the table sees none of it.
 local cache = require "weft.cache"
 local core = require "weft.core"
 local limits = require "weft.model.limits"
@@ -128,8 +128,8 @@ end
 
 -- ---- clients ----
 
-local function label_of(model, base)
-  return ("%s at %s"):format(model, base)
+local function label_of(model, place)
+  return ("%s at %s"):format(model, place)
 end
 
 local function price_or_advice(what, self, level)
@@ -160,6 +160,7 @@ function client.new(kind, given)
   local base, query = (given.base_url or api.base_url):match("^([^?#]*)(%??[^#]*)")
   base = base:gsub("/+$", "")
   local headers, forms = headers_of(api, given), secrets_of(given, query)
+  local place = redact.text(forms, base) -- what errors and tostring show
   local policy = retry.policy(what, given.retry or {}, USER - 1, "retry")
   if (given.retry or {}).budget == nil then
     policy.budget = retry.retry_budget()
@@ -167,10 +168,10 @@ function client.new(kind, given)
   local self = {
     kind = kind,
     model = given.model,
-    base = base,
-    label = label_of(given.model, base),
-    query_of = function()
-      return query
+    place = place,
+    label = label_of(given.model, place),
+    target = function()
+      return base, query
     end,
     headers = function()
       return headers
@@ -201,9 +202,9 @@ end
 -- @treturn table with `api`
 function client.for_call(self, model, what, level)
   local own = attach(self)
-  own.query = self.query_of()
+  own.base, own.query = self.target()
   if model and model ~= self.model then
-    own.model, own.label = model, label_of(model, self.base)
+    own.model, own.label = model, label_of(model, self.place)
     own.price = price_or_advice(what, own, level + 1) or false
   end
   return own

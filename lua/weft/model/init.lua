@@ -78,4 +78,13 @@ function M.ollama(given)
   return require("weft.model.base").new("ollama", given)
 end
 
-return M
+-- Written, and documented, elsewhere.
+local makers = { fallback = "weft.model.fallback", hedge = "weft.model.hedge" }
+
+return setmetatable(M, {
+  __index = function(_, name)
+    local make = makers[name] and require(makers[name]).new
+    rawset(M, name, make)
+    return make
+  end,
+})

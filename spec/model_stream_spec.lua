@@ -1,0 +1,334 @@
+-- Streams of all three APIs against the model server: what arrives, what is complete, what is an error.
+
+local leaks = require "spec.support.leaks"
+local models = require "spec.support.models"
+local socket = require "socket"
+local weft = require "weft"
+
+local PROMPT = "one two three four five six seven eight"
+local TEXT = "echo: " .. PROMPT
+
+local function read_all(stream)
+  local parts, err = {}
+  repeat
+    local delta
+    delta, err = stream:next()
+    parts[#parts + 1] = delta and delta.text
+  until not delta
+  return parts, err
+end
+
+describe("streams", function()
+  before_each(leaks.before)
+
+  after_each(function()
+    models.stop()
+    leaks.after()
+  end)
+
+  for _, kind in ipairs(models.kinds) do
+    describe("of " .. kind, function()
+      -- A stream with a fault after half of its parts; returns what came and the error.
+      local function broken(fault, options)
+        fault.only = "stream"
+        local server = models.server { faults = { fault } }
+        local stream, err = models.make(kind, server, options):stream { prompt = PROMPT }
+        if not stream then
+          return nil, err, server
+        end
+        local parts
+        parts, err = read_all(stream)
+        local result, same = stream:result()
+        assert.is_nil(result)
+        assert.equal(err, same)
+        assert.equal(table.concat(parts), err.partial)
+        return table.concat(parts), err, server
+      end
+
+      it("arrive in parts", function()
+        local server = models.server { replies = { m = { text = TEXT, usage = { input = 11, output = 7 } } } }
+        local stream = assert(models.make(kind, server, { prices = { m = { input = 1, output = 2 } } })
+          :stream { prompt = PROMPT })
+        local parts = {}
+        for text, delta in stream:deltas() do
+          assert.equal(text, delta.text)
+          parts[#parts + 1] = text
+        end
+        assert.is_true(#parts > 3)
+        local result = assert(stream:result())
+        assert.equal(TEXT, table.concat(parts))
+        assert.equal(TEXT, result.text)
+        assert.equal("stop", result.finish_reason)
+        assert.equal("m", result.model)
+        assert.same({ prompt_tokens = 11, completion_tokens = 7, total_tokens = 18 }, result.usage)
+        assert.is_nil(result.estimated)
+        assert.equal(25 / 1e6, result.cost)
+        assert.equal(1, result.attempts)
+        assert.is_nil((stream:next()))
+      end)
+
+      it("are whole without being read part by part", function()
+        local stream = assert(models.make(kind, models.server()):stream { prompt = PROMPT })
+        assert.equal(TEXT, assert(stream:result()).text)
+      end)
+
+      it("keep their connection for the next one", function()
+        local server = models.server()
+        local m = models.make(kind, server)
+        for _ = 1, 4 do
+          assert(assert(m:stream { prompt = PROMPT }):result())
+        end
+        assert.equal(4, server:stats().requests)
+        assert.is_true(server:stats().connections < 4)
+      end)
+
+      it("come byte by byte and cut inside of characters", function()
+        local text = "Grüße an alle: 日本語 🙂"
+        local server = models.server { reply = text, wire = { piece = 1, split_utf8 = true } }
+        assert.equal(text, assert(assert(models.make(kind, server):stream { prompt = "x" }):result()).text)
+      end)
+
+      it("bring tool calls", function()
+        local server = models.server { reply = { tool_calls = {
+          { name = "f", arguments = { city = "Oslo" } }, { name = "g", arguments = { n = 2 } },
+        } } }
+        local tools = {
+          { type = "function", ["function"] = { name = "f", parameters = { type = "object" } } },
+          { type = "function", ["function"] = { name = "g", parameters = { type = "object" } } },
+        }
+        local stream = assert(models.make(kind, server):stream { prompt = "x", tools = tools })
+        local result = assert(stream:result())
+        assert.equal("tool_calls", result.finish_reason)
+        assert.equal("f", result.tool_calls[1].name)
+        assert.same({ city = "Oslo" }, result.tool_calls[1].arguments)
+        assert.same({ n = 2 }, result.tool_calls[2].arguments)
+      end)
+
+      it("that are cumulative about usage, count the last", function()
+        local server = models.server { stream = { usage = "cumulative" },
+          reply = { text = TEXT, usage = { input = 11, output = 7 } } }
+        local result = assert(assert(models.make(kind, server):stream { prompt = "x" }):result())
+        assert.same({ prompt_tokens = 11, completion_tokens = 7, total_tokens = 18 }, result.usage)
+      end)
+
+      it("that do not tell their usage, get an estimate", function()
+        local server = models.server { stream = { usage = false } }
+        local result = assert(assert(models.make(kind, server):stream { prompt = PROMPT }):result())
+        assert.equal(TEXT, result.text)
+        assert.is_true(result.estimated)
+        assert.equal(math.ceil(#TEXT / 4), result.usage.completion_tokens)
+        assert.is_true(result.usage.prompt_tokens > 10)
+      end)
+
+      it("that are cut are told by their partial text, and not asked for again", function()
+        for _, fault in ipairs { { truncate = "body" }, { truncate = "event" }, { reset = "body" } } do
+          local text, err, server = broken(fault)
+          assert.equal("stream_truncated", err.kind)
+          assert.is_true(#text > 0 and TEXT:sub(1, #text) == text and #text < #TEXT)
+          assert.equal(1, server:stats().requests)
+          models.stop()
+        end
+      end)
+
+      it("that are cut without a sign on the connection, too", function()
+        local text, err = broken { truncate = "body", wire = { framing = "close" } }
+        assert.equal("stream_truncated", err.kind)
+        assert.is_true(#text > 0)
+      end)
+
+      it("that stall end by the time limit", function()
+        local text, err = broken({ stall = math.huge, at = "body" }, { timeout = { idle = 0.05 } })
+        assert.equal("stream_truncated", err.kind)
+        assert.is_true(weft.is(err, "timeout"))
+        assert.is_true(#text > 0)
+      end)
+
+      it("that bring garbage are bad", function()
+        local _, err = broken { garbage = true }
+        assert.equal("bad_reply", err.kind)
+      end)
+
+      it("with an error inside fail by its kind, in every shape", function()
+        for _, shape in ipairs { "data", "event", "done" } do
+          local text, err, server = broken { status = 529, inside = shape, message = "too much\nat once" }
+          assert.equal("server", err.kind, shape)
+          assert.match("the server failed %(in the stream%): too much at once", err.message)
+          assert.is_true(#text > 0)
+          assert.equal(1, server:stats().requests)
+          models.stop()
+        end
+      end)
+
+      it("with an error before the first part are asked for again", function()
+        for _, shape in ipairs { "data", "event", "done" } do
+          local server = models.server { faults = { { status = 503, inside = shape, after = 0 } } }
+          local stream = assert(models.make(kind, server):stream { prompt = PROMPT })
+          assert.equal(TEXT, assert(stream:result()).text)
+          assert.equal(2, stream.attempts)
+          assert.equal(2, server:stats().requests)
+          models.stop()
+        end
+      end)
+
+      it("are asked for again until they begin", function()
+        local server = models.server { faults = {
+          { status = 503 }, { reset = "before" }, { truncate = "body", after = 0 }, { garbage = true, after = 0 },
+        } }
+        local stream = assert(models.make(kind, server, { retry = { base = 0, attempts = 5 } }):stream { prompt = PROMPT })
+        assert.equal(TEXT, assert(stream:result()).text)
+        assert.equal(5, stream:result().attempts)
+      end)
+
+      it("that fail at once are errors", function()
+        for status, name in pairs { [401] = "auth", [400] = "request", [503] = "server" } do
+          local server = models.server { faults = { { status = status, times = -1, message = "no luck" } } }
+          local stream, err = models.make(kind, server):stream { prompt = "x" }
+          assert.is_nil(stream)
+          assert.equal(name, err.kind)
+          assert.equal(status, err.status)
+          assert.match("no luck", err.message)
+          assert.equal(status == 503 and 3 or 1, server:stats().requests)
+          models.stop()
+        end
+      end)
+    end)
+  end
+
+  it("without a last mark are whole when there was a reason to finish", function()
+    local server = models.server { stream = { done = false }, wire = { framing = "close" } }
+    assert.equal(TEXT, assert(assert(models.openai(server):stream { prompt = PROMPT }):result()).text)
+    models.stop()
+    server = models.server { stream = { done = false, finish = false }, wire = { framing = "close" } }
+    local result, err = assert(models.openai(server):stream { prompt = PROMPT }):result()
+    assert.is_nil(result)
+    assert.equal("stream_truncated", err.kind)
+    assert.equal(TEXT, err.partial)
+  end)
+
+  it("of a server that does not stream come as one part", function()
+    local listener = assert(socket.bind("127.0.0.1", 0))
+    local _, port = listener:getsockname()
+    local m = weft.model.openai { base_url = "http://127.0.0.1:" .. port, model = "m" }
+    local group = weft.group()
+    local task = group:go(function()
+      local stream = assert(m:stream { prompt = "x" })
+      local parts = {}
+      for text in stream:deltas() do parts[#parts + 1] = text end
+      return { parts = parts, text = stream:result().text, attempts = stream:result().attempts }
+    end)
+    local client = assert(listener:accept())
+    repeat local line = assert(client:receive "*l") until line == ""
+    local body = '{"choices":[{"message":{"content":"all at once"},"finish_reason":"stop"}]}'
+    client:send(("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"):format(#body, body))
+    assert.same({ parts = { "all at once" }, text = "all at once", attempts = 1 }, task:wait())
+    client:close()
+    listener:close()
+    group:close()
+  end)
+
+  it("with any line ends, comments, pings and a BOM are the same", function()
+    for _, style in ipairs {
+      { line_end = "crlf" }, { line_end = "cr" }, { bom = true, comments = true }, { space = false }, { split_lines = true },
+      { pings = true },
+    } do
+      for _, kind in ipairs { "openai", "anthropic" } do
+        local server = models.server { stream = style }
+        assert.equal(TEXT, assert(assert(models.make(kind, server):stream { prompt = PROMPT }):result()).text)
+      end
+      models.stop()
+    end
+  end)
+
+  it("that nobody reads to the end give back what they hold when they are closed", function()
+    local server = models.server { stream = { delay = 0.001 } }
+    local budget = weft.budget { usd = 1 }
+    local m = models.openai(server, { limits = { concurrency = 1 }, budget = budget, max_tokens = 100,
+      prices = { m = { input = 100, output = 100 } } })
+    local stream = assert(m:stream { prompt = PROMPT })
+    assert.equal(1, m:stats().in_flight)
+    assert.is_true(budget:remaining() < 1)
+    assert.equal("echo:", stream:next().text)
+    stream:close()
+    stream:close()
+    assert.equal(0, m:stats().in_flight)
+    local result, err = stream:result()
+    assert.is_nil(result)
+    assert.equal("closed", err.kind)
+    -- what was asked and what came is paid
+    assert.is_true(budget:spent() > 0 and math.abs(budget:remaining() + budget:spent() - 1) < 1e-9)
+  end)
+
+  it("or when they are collected", function()
+    local server = models.server { stream = { delay = 0.001 } }
+    local m = models.openai(server, { limits = { concurrency = 1 } })
+    do
+      local stream = m:stream { prompt = PROMPT }
+      assert.is_table(stream)
+    end
+    collectgarbage()
+    collectgarbage()
+    assert.equal(0, m:stats().in_flight)
+  end)
+
+  it("or when their task is cancelled", function()
+    local server = models.server { faults = { { pause = math.huge } } }
+    local m = models.openai(server, { limits = { concurrency = 1 } })
+    local group = weft.group()
+    local begun = weft.channel(1)
+    local task = group:go(function()
+      local stream = assert(m:stream { prompt = PROMPT })
+      begun:send(true)
+      local ok, err = pcall(stream.result, stream)
+      return { ok, err.kind }
+    end)
+    begun:recv()
+    group:cancel()
+    assert.same({ false, "canceled" }, task:wait())
+    group:close()
+    assert.equal(0, m:stats().in_flight)
+  end)
+
+  it("raise their failure in a loop, so that it is not overlooked", function()
+    local server = models.server { faults = { { truncate = "body" } } }
+    local stream, text = assert(models.openai(server):stream { prompt = PROMPT }), ""
+    local ok, err = pcall(function()
+      for part in stream:deltas() do text = text .. part end
+    end)
+    assert.is_false(ok)
+    assert.equal("stream_truncated", err.kind)
+    assert.equal(text, err.partial)
+  end)
+
+  it("run by the dozen, on any thread", function()
+    local server = models.server { stream = { delay = 0.001 } }
+    local m = models.openai(server, { limits = { concurrency = 8 } })
+    local items = {}
+    for i = 1, 40 do items[i] = ("number %d of many"):format(i) end
+    local results = assert(weft.map(items, function(item)
+      local stream, err = m:stream { prompt = item }
+      if not stream then return nil, err end
+      local parts = {}
+      for text in stream:deltas() do parts[#parts + 1] = text end
+      return table.concat(parts)
+    end, { chunk = 2 }))
+    for i, item in ipairs(items) do assert.equal("echo: " .. item, results[i]) end
+    assert.is_true(server:stats().max_in_flight <= 8)
+  end)
+
+  it("cannot be sent, and say so", function()
+    local stream = assert(models.openai(models.server()):stream { prompt = "x" })
+    local group = weft.group()
+    local ok, err = pcall(group.go, group, function() return stream end)
+    group:close()
+    stream:close()
+    assert.is_false(ok)
+    assert.match("read it there", tostring(err))
+  end)
+
+  it("take no schema", function()
+    local m = models.openai(models.server())
+    local ok, err = pcall(function() m:stream { prompt = "x", schema = {} } end)
+    assert.is_false(ok)
+    assert.match("model_stream_spec.lua:%d+: bad argument 'schema' to model:stream", err)
+  end)
+end)
