@@ -23,6 +23,8 @@ local internal = {
   class = true,
   null = true,
   own_folder = true,
+  virtual_clock = true,
+  random = true,
 }
 for name, value in pairs(core) do
   if not internal[name] then

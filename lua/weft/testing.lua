@@ -110,5 +110,6 @@ local testing = {}
 -- } })
 -- print(models.url)
 testing.model_server = server.start
+testing.virtual_clock = require("weft.virtual").virtual_clock
 
 return testing

@@ -6,9 +6,12 @@
  */
 #include "block.h"
 
+#include "census.h"
+
 enum { SOURCE, CONTEXT };
 
 void weft_blocked_init(weft_blocked *blocked) {
+  weft_census_meet_stranger();
   weft_thread_wait_init(&blocked->party);
   weft_waiter_init(&blocked->on_source, &blocked->party.wait, SOURCE);
   weft_waiter_init(&blocked->on_context, &blocked->party.wait, CONTEXT);

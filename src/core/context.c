@@ -9,6 +9,7 @@
  */
 #include "context.h"
 
+#include "census.h"
 #include "clock.h"
 #include "mem.h"
 #include "platform.h"
@@ -343,6 +344,7 @@ uint64_t weft_now_ns(void) {
 }
 
 int weft_sleep(weft_context *context, double seconds) {
+  weft_census_meet_stranger();
   weft_thread_wait party;
   weft_waiter on_context;
   weft_wait_timer on_time;

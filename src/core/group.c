@@ -10,6 +10,7 @@
  */
 #include "group.h"
 
+#include "census.h"
 #include "block.h"
 #include "mem.h"
 #include "platform.h"
@@ -40,6 +41,7 @@ weft_group *weft_group_make(weft_context *parent, weft_pool *pool, uint32_t limi
 }
 
 weft_group *weft_group_new(weft_context *parent, weft_pool *pool, uint32_t limit) {
+  weft_census_meet_stranger();
   return weft_group_make(parent, pool, limit, 0);
 }
 

@@ -13,6 +13,7 @@
 #include "http_engine.h"
 
 #include "block.h"
+#include "census.h"
 #include "clock.h"
 #include "error.h"
 #include "platform.h"
@@ -99,8 +100,10 @@ static int try_start(weft_http_transfer *transfer) {
     return 0;
   weft_http_transfer_retain(transfer);
   transfer->process = weft_process_generation();
-  transfer->started_ns = weft_clock_now_ns();
+  transfer->started_ns = weft_clock_outside_ns();
   transfer->next = NULL;
+  transfer->holds_census = 1;
+  weft_census_hold();
   if (started_tail)
     started_tail->next = transfer;
   else
@@ -171,6 +174,7 @@ void weft_http_publish(weft_http_transfer *ended) {
   weft_wake(woken);
   while (ended) {
     weft_http_transfer *next = ended->next;
+    weft_http_census(ended, 0);
     if (ended->stream)
       weft_http_stream_end(ended);
     weft_http_transfer_release(ended);

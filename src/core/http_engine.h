@@ -87,6 +87,7 @@ struct weft_http_transfer {
   weft_http_transfer *next; /* of the list it is in; the I/O thread's once that took it */
   weft_http_transfer *next_aborted;
   uint64_t started_ns; /* constant once started */
+  uint8_t holds_census; /* the I/O thread's, from start to publish */
   /* the I/O thread's until finished, then constant */
   weft_http_transfer *previous; /* in the lane's queue */
   weft_http_transfer *next_doomed;
@@ -245,6 +246,8 @@ void weft_http_lanes_forget(void); /* in the child of a fork */
 
 /* A step begins. */
 void weft_http_enter(weft_http_transfer *transfer, uint8_t step);
+/* Whether the census counts on it to wake somebody. */
+void weft_http_census(weft_http_transfer *transfer, int holds);
 /* Bytes of the answer did. */
 void weft_http_arrived(weft_http_transfer *transfer);
 void weft_http_timer_stop(weft_http_transfer *transfer);

@@ -216,7 +216,7 @@ static void unlink_queued(weft_http_lane *lane, weft_http_transfer *transfer) {
 /* ---- whose turn it is ---- */
 
 static int has_name(const weft_http_lane *lane, const weft_http_transfer *transfer) {
-  return !transfer->needs_name || weft_clock_now_ns() < lane->known_until_ns;
+  return !transfer->needs_name || weft_clock_outside_ns() < lane->known_until_ns;
 }
 
 /* The next of the lane may go, or will fail without going. */
@@ -266,7 +266,7 @@ int weft_http_lane_is_ready(void) {
 /* ---- what becomes of it ---- */
 
 void weft_http_lane_asks(weft_http_transfer *transfer) {
-  transfer->lane->asked_ns = weft_clock_now_ns();
+  transfer->lane->asked_ns = weft_clock_outside_ns();
 }
 
 void weft_http_lane_knows(weft_http_transfer *transfer) {
@@ -274,7 +274,7 @@ void weft_http_lane_knows(weft_http_transfer *transfer) {
   if (!transfer->needs_name)
     return;
   uint64_t until_ns =
-      lane->asked_ns ? lane->asked_ns + NAME_KEPT_NS : weft_clock_now_ns() + NAME_SEEN_NS;
+      lane->asked_ns ? lane->asked_ns + NAME_KEPT_NS : weft_clock_outside_ns() + NAME_SEEN_NS;
   if (until_ns > lane->known_until_ns)
     lane->known_until_ns = until_ns;
   lane->scout = NULL;

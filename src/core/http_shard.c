@@ -271,6 +271,7 @@ static weft_http_shard *new_shard(void) {
   atomic_fetch_add(&weft_http_counts.shards, 1);
   shard->due_ns = WEFT_NEVER_NS;
   weft_timer_init(&shard->timer, claim_timer, fire_timer);
+  shard->timer.is_outside = 1;
   shard->multi = curl_multi_init();
   if (shard->multi && set_multi(shard))
     return shard;
@@ -401,7 +402,7 @@ static void set_timer(weft_http_shard *shard) {
 }
 
 void weft_http_shard_drive(weft_http_shard *shard) {
-  if (shard->due_ns != WEFT_NEVER_NS && shard->due_ns <= weft_clock_now_ns())
+  if (shard->due_ns != WEFT_NEVER_NS && shard->due_ns <= weft_clock_outside_ns())
     call_timeouts(shard);
   reap(shard);
   set_timer(shard);

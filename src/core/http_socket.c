@@ -196,7 +196,7 @@ int weft_http_on_timer(CURLM *multi, long ms, void *arg) {
   (void)multi;
   shard->due_ns = ms < 0    ? WEFT_NEVER_NS
                   : ms == 0 ? 0
-                            : weft_clock_now_ns() + (uint64_t)ms * 1000000u;
+                            : weft_clock_outside_ns() + (uint64_t)ms * 1000000u;
   weft_http_mark(shard);
   return 0;
 }

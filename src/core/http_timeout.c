@@ -9,6 +9,7 @@
  */
 #include "http_engine.h"
 
+#include "census.h"
 #include "clock.h"
 #include "platform.h"
 
@@ -57,7 +58,7 @@ static int claim(weft_timer *timer) {
 }
 
 static void look(weft_http_transfer *transfer) {
-  uint64_t now_ns = weft_clock_now_ns();
+  uint64_t now_ns = weft_clock_outside_ns();
   uint8_t which;
   uint64_t at_ns = deadline_of(transfer, &which);
   if (at_ns <= now_ns && which == WEFT_HTTP_FIRST_BYTE && still_sends(transfer)) {
@@ -88,11 +89,23 @@ static void set(weft_http_transfer *transfer) {
   weft_timer_start(&transfer->timer, at_ns);
 }
 
+void weft_http_census(weft_http_transfer *transfer, int holds) {
+  if (transfer->holds_census == holds)
+    return;
+  transfer->holds_census = (uint8_t)holds;
+  if (holds)
+    weft_census_hold();
+  else
+    weft_census_release();
+}
+
 void weft_http_enter(weft_http_transfer *transfer, uint8_t step) {
+  weft_http_census(transfer, step != WEFT_HTTP_PAUSED); /* paused it waits for its reader alone */
   transfer->step = step;
-  transfer->step_ns = weft_clock_now_ns();
+  transfer->step_ns = weft_clock_outside_ns();
   if (!transfer->timer.fire)
     weft_timer_init(&transfer->timer, claim, fire);
+  transfer->timer.is_outside = 1;
   set(transfer);
 }
 
@@ -102,7 +115,7 @@ void weft_http_arrived(weft_http_transfer *transfer) {
     if (!transfer->times.first_byte_ns)
       transfer->times.first_byte_ns = transfer->step_ns - transfer->started_ns;
   } else if (transfer->limits_ms[WEFT_HTTP_IDLE]) {
-    transfer->step_ns = weft_clock_now_ns();
+    transfer->step_ns = weft_clock_outside_ns();
   }
 }
 

@@ -66,7 +66,7 @@ static void end_transfer(weft_http_transfer *transfer, CURLcode code, weft_error
   if (error)
     weft_http_drop_response(transfer);
   weft_http_drop_request(transfer);
-  transfer->times.total_ns = weft_clock_now_ns() - transfer->started_ns;
+  transfer->times.total_ns = weft_clock_outside_ns() - transfer->started_ns;
   transfer->next = NULL;
   if (ended.tail)
     ended.tail->next = transfer;

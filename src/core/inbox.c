@@ -40,6 +40,7 @@ weft_inbox *weft_inbox_acquire(int kind) {
     inbox->kind = WEFT_INBOX_WORKER;
     atomic_init(&inbox->parker.state, 0);
   }
+  inbox->parker.is_party = kind != WEFT_INBOX_LOOP; /* who runs an event loop is awake for ever */
   return inbox;
 }
 

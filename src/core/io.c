@@ -8,7 +8,7 @@
  */
 #include "io.h"
 
-#include "clock.h"
+#include "census.h"
 #include "mem.h"
 #include "platform.h"
 #include "timer.h"
@@ -78,11 +78,9 @@ static void register_fork_handlers(void) {
 
 /* ---- the loop ---- */
 
-static int wait_for_events(struct epoll_event *events, uint64_t until_ns) {
+static int wait_for_events(struct epoll_event *events, uint64_t ns) {
   struct timespec left = {0, 0}, *timeout = NULL;
-  if (until_ns != WEFT_NEVER_NS) {
-    uint64_t now_ns = weft_clock_now_ns();
-    uint64_t ns = until_ns > now_ns ? until_ns - now_ns : 0;
+  if (ns != WEFT_NEVER_NS) {
     left = (struct timespec){(time_t)(ns / 1000000000u), (long)(ns % 1000000000u)};
     timeout = &left;
   }
@@ -140,12 +138,18 @@ static int has_jobs(void) {
   return found;
 }
 
-/* Says that it sleeps before it looks for the last time, so that no wake is lost. */
+/* Says that it sleeps before it looks for the last time, so that no wake is lost. Whoever takes that word
+ * back has counted this thread in; when it does not sleep at all, that was once too often. */
 static int sleep_for_events(struct epoll_event *events) {
   atomic_store(&is_asleep, 1);
-  uint64_t until_ns = has_jobs() ? 0 : weft_timers_next_ns();
-  int count = wait_for_events(events, until_ns);
-  atomic_store(&is_asleep, 0);
+  uint64_t left_ns = has_jobs() ? 0 : weft_timers_left_ns();
+  int sleeps = left_ns > 0 && !weft_census_sleep_or_act();
+  int count = wait_for_events(events, sleeps ? left_ns : 0);
+  int nobody_woke_it = atomic_exchange(&is_asleep, 0);
+  if (sleeps && nobody_woke_it)
+    weft_census_wake();
+  else if (!sleeps && !nobody_woke_it)
+    weft_census_withdraw();
   return count;
 }
 
@@ -157,10 +161,11 @@ static void io_main(void *unused) {
     int count = sleep_for_events(events);
     for (int i = 0; i < count; i++)
       dispatch(&events[i]);
-    weft_timers_run(weft_clock_now_ns());
+    weft_timers_run();
     run_jobs(take_jobs(&stop));
     run_hooks();
   }
+  weft_census_leave();
 }
 
 /* ---- start, wake, post ---- */
@@ -189,9 +194,12 @@ static int start_locked(void) {
   int rc = open_descriptors();
   if (rc)
     return rc;
+  weft_census_enter();
   rc = weft_thread_start_joinable(io_main, NULL, "weft-io", &thread);
-  if (rc)
+  if (rc) {
+    weft_census_withdraw();
     return rc;
+  }
   is_running = 1;
   atomic_store(&process_plus_one, weft_process_generation() + 1);
   return 0;
@@ -211,7 +219,10 @@ int weft_io_start(void) {
 
 void weft_io_wake(void) {
   uint64_t one = 1;
-  if (atomic_exchange(&is_asleep, 0) && write(wake_fd, &one, sizeof one) < 0)
+  if (!atomic_exchange(&is_asleep, 0))
+    return;
+  weft_census_wake();
+  if (write(wake_fd, &one, sizeof one) < 0)
     return; /* the counter is full: the loop is awake */
 }
 

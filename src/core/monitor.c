@@ -60,7 +60,8 @@ static int claim_tick(weft_timer *timer) {
 
 static void start_ticking(void) {
   weft_timer_init(&tick, claim_tick, on_tick);
-  int rc = weft_timer_start(&tick, weft_clock_now_ns() + WEFT_SLICE_MS * 1000000ull);
+  tick.is_outside = 1;
+  int rc = weft_timer_start(&tick, weft_clock_outside_ns() + WEFT_SLICE_MS * 1000000ull);
   atomic_store(&is_ticking, rc == 0);
 }
 

@@ -6,6 +6,7 @@
  */
 #include "platform.h"
 
+#include "census.h"
 #include "clock.h"
 #include "mem.h"
 
@@ -163,11 +164,12 @@ uint32_t weft_process_generation(void) {
 
 /* ---- parking ---- */
 
-enum { EMPTY, PARKED, NOTIFIED };
+enum { EMPTY, PARKED, ASLEEP, NOTIFIED }; /* ASLEEP: parked, and not counted as awake */
 
 int weft_parker_init(weft_parker *parker, int interruptible) {
   atomic_init(&parker->state, EMPTY);
   parker->fd = -1;
+  parker->is_party = 0;
   if (interruptible) {
     parker->fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (parker->fd < 0)
@@ -200,20 +202,27 @@ static int sleep_on_fd(weft_parker *parker, const struct timespec *left) {
 int weft_parker_park(weft_parker *parker, uint64_t until_ns) {
   struct timespec left;
   uint32_t expected = EMPTY;
+  uint32_t asleep = parker->is_party && until_ns == WEFT_NEVER_NS ? ASLEEP : PARKED;
   int interrupted = 0;
-  if (atomic_compare_exchange_strong(&parker->state, &expected, PARKED)) {
+  if (atomic_compare_exchange_strong(&parker->state, &expected, asleep)) {
+    if (asleep == ASLEEP)
+      weft_census_sleep();
     struct timespec *timeout = time_left(until_ns, &left);
     if (parker->fd >= 0)
       interrupted = sleep_on_fd(parker, timeout);
     else
-      syscall(SYS_futex, &parker->state, FUTEX_WAIT_PRIVATE, PARKED, timeout, NULL, 0);
+      syscall(SYS_futex, &parker->state, FUTEX_WAIT_PRIVATE, asleep, timeout, NULL, 0);
   }
-  atomic_exchange(&parker->state, EMPTY);
+  if (atomic_exchange(&parker->state, EMPTY) == ASLEEP)
+    weft_census_wake(); /* nobody woke it */
   return interrupted;
 }
 
 void weft_parker_unpark(weft_parker *parker) {
-  if (atomic_exchange(&parker->state, NOTIFIED) != PARKED)
+  uint32_t before = atomic_exchange(&parker->state, NOTIFIED);
+  if (before == ASLEEP)
+    weft_census_wake();
+  else if (before != PARKED)
     return;
   uint64_t one = 1;
   if (parker->fd < 0)

@@ -57,10 +57,12 @@ static inline void weft_cpu_relax(void) {
  * a park may return early, so callers loop on their own condition. */
 typedef struct weft_parker {
   _Atomic uint32_t state;
+  uint8_t is_party; /* its owner counts in the census */
   int fd; /* -1: sleeps on a futex. Else an eventfd: signals interrupt the sleep (a script's thread) */
 } weft_parker;
 
-/* With `interruptible` the sleep ends when a signal handler ran. Returns 0 or an errno value. */
+/* With `interruptible` the sleep ends when a signal handler ran. Returns 0 or an errno value. The owner
+ * is no party until it says so. */
 int weft_parker_init(weft_parker *parker, int interruptible);
 /* Only the owner parks. Blocks until unparked, `until_ns` (weft_clock_real_ns) or, when interruptible, a
  * signal. Returns 1 when a signal ended it, else 0. */

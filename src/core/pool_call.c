@@ -4,6 +4,7 @@
  */
 #include "pool.h"
 
+#include "census.h"
 #include "clock.h"
 #include "group.h"
 #include "timer.h"
@@ -50,6 +51,7 @@ static void close_c(void *state) {
 static const weft_runtime c_runtime = {open_c, run_c, close_c, end_call, NULL};
 
 weft_pool *weft_pool_new(const weft_pool_config *config) {
+  weft_census_meet_stranger();
   return weft_pool_make(config, &c_runtime, NULL, NULL);
 }
 

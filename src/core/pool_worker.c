@@ -8,6 +8,8 @@
  */
 #include "pool_inside.h"
 
+#include "census.h"
+#include "clock.h"
 #include "mem.h"
 #include "monitor.h"
 #include "platform.h"
@@ -70,6 +72,7 @@ static void leave_pool(weft_worker *worker, weft_error *error) {
     runtime->fail(task, error);
   weft_queue_free(&stranded);
   weft_error_release(error);
+  weft_census_leave();
 }
 
 static void worker_main(void *arg) {
@@ -104,6 +107,7 @@ weft_worker *weft_pool_reserve_locked(weft_pool *pool) {
     atomic_store(&pool->places, places + 1);
   }
   pool->workers[id]->is_started = 1;
+  weft_census_enter();
   atomic_fetch_add(&pool->threads, 1);
   return pool->workers[id];
 }
@@ -264,7 +268,7 @@ static int has_news(void *arg) {
 /* One of the pool's at a time. */
 static int spin(weft_worker *worker) {
   weft_pool *pool = worker->pool;
-  if (!pool->may_spin || atomic_load(&pool->spinning) > 0)
+  if (!pool->may_spin || atomic_load(&pool->spinning) > 0 || weft_clock_is_virtual())
     return has_news(worker);
   atomic_fetch_add(&pool->spinning, 1);
   int found = weft_spin_until(&worker->spin, has_news, worker);

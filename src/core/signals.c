@@ -176,3 +176,13 @@ int weft_signal_listen(int signal_number, void (*listener)(void)) {
   pthread_mutex_unlock(&lock);
   return rc == 0;
 }
+
+/* One whose only reference is the list's own is nobody's any more. */
+int weft_signals_are_awaited(void) {
+  int found = 0;
+  pthread_mutex_lock(&lock);
+  for (subscription *entry = subscriptions; entry && !found; entry = entry->next)
+    found = !weft_context_done(entry->context) && atomic_load(&entry->context->handle.refs) > 1;
+  pthread_mutex_unlock(&lock);
+  return found;
+}

@@ -13,4 +13,7 @@ weft_context *weft_signal_context(weft_context *parent, const int *signals, int 
  * long; the signal has no other effect then. 0: no descriptor or thread. Any thread; does not block. */
 int weft_signal_listen(int signal_number, void (*listener)(void));
 
+/* Whether a context that somebody still has waits for a signal. Any thread. */
+int weft_signals_are_awaited(void);
+
 #endif

@@ -14,13 +14,15 @@ typedef struct weft_timer weft_timer;
 struct weft_timer {
   weft_timer *child, *next, *prev; /* pairing heap; guarded by the timers' lock */
   uint64_t at_ns;
-  uint64_t sequence; /* orders timers of the same instant */
+  uint64_t order; /* of timers of the same instant */
   /* When due, under the timers' lock: returns 1 when fire shall follow, having made sure that the
    * owner outlives it. Must not lock anything but leaves, nor block. */
   int (*claim)(weft_timer *timer);
   void (*fire)(weft_timer *timer); /* then, on the I/O thread, without locks */
   uint32_t process;                /* the fork generation that it was started in */
   uint8_t is_queued;
+  uint8_t is_outside; /* of weft_clock_outside_ns, whatever the virtual clock says; set before the start */
+  uint8_t is_last;    /* comes after all others of its instant; set before the start */
 };
 
 static inline void weft_timer_init(weft_timer *timer, int (*claim)(weft_timer *),
@@ -32,14 +34,23 @@ static inline void weft_timer_init(weft_timer *timer, int (*claim)(weft_timer *)
 int weft_timer_start(weft_timer *timer, uint64_t at_ns);
 /* Returns 1 when it was taken out before it was due. On return claim is not running and will not. */
 int weft_timer_stop(weft_timer *timer);
+/* Those that are not outside timers. */
 uint32_t weft_timers_live(void);
+/* From now on timers of the same instant fire in an order that the seed decides; 0: in the order of their
+ * starts. */
+void weft_timers_shuffle(uint64_t seed);
 
 /* ---- for the I/O loop ---- */
 
-/* When the next timer is due, WEFT_NEVER_NS when there is none. */
+/* How long until the next timer is due, by itself; WEFT_NEVER_NS when none is. */
+uint64_t weft_timers_left_ns(void);
+/* Fires what is due; of the virtual clock nothing is, but by a jump. */
+void weft_timers_run(void);
+/* When the next timer is due that is not an outside timer. */
 uint64_t weft_timers_next_ns(void);
-/* Fires what is due at `now_ns`. */
-void weft_timers_run(uint64_t now_ns);
+/* Moves the virtual clock to the next timer and fires it alone, so that what follows from it comes before
+ * the next one. */
+void weft_timers_jump(void);
 
 /* Around a fork: the child finds the lock free. */
 void weft_timers_before_fork(void);
@@ -53,6 +64,8 @@ typedef struct weft_wait_timer {
   uint32_t index;
 } weft_wait_timer;
 
+/* In two steps: between them its flags may be set; then weft_timer_start. */
+void weft_wait_timer_init(weft_wait_timer *timer, weft_wait *wait, uint32_t index);
 /* Claims `wait` as source `index` at `at_ns`. The owner stops it after waking. */
 int weft_wait_timer_start(weft_wait_timer *timer, weft_wait *wait, uint32_t index, uint64_t at_ns);
 

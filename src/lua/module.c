@@ -195,6 +195,7 @@ WEFT_MODULE_API int luaopen_weft_core(lua_State *L) {
   weft_open_singleflight(state, L);
   weft_open_http(state, L);
   weft_open_tasks(state, L);
+  weft_open_virtual_clock(state, L);
   weft_open_http_stream(state, L);
   weft_open_budget(state, L);
   weft_open_health(state, L);

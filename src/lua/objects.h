@@ -25,6 +25,7 @@ void weft_open_http_stream(struct weft_state *state, lua_State *L);
 void weft_open_channel(struct weft_state *state, lua_State *L);
 void weft_open_sync(struct weft_state *state, lua_State *L);
 void weft_open_tasks(struct weft_state *state, lua_State *L);
+void weft_open_virtual_clock(struct weft_state *state, lua_State *L);
 void weft_open_limiter(struct weft_state *state, lua_State *L);
 void weft_open_budget(struct weft_state *state, lua_State *L);
 void weft_open_health(struct weft_state *state, lua_State *L);
@@ -52,5 +53,8 @@ weft_pool *weft_default_pool(void);
 /* Settings of the default pool. 0, and nothing changed: it has threads already. As a fallback they give
  * way to what was set before. */
 int weft_default_pool_setup(uint32_t threads, int nice, int is_fallback);
+
+/* weft.sleep that ends after everything else that is due at the same moment. For a blocking function. */
+int weft_sleep_last(lua_State *L, double seconds);
 
 #endif

@@ -5,6 +5,8 @@
  */
 #include "fibers.h"
 
+#include "clock.h"
+#include "deadlock.h"
 #include "errors.h"
 #include "guest.h"
 #include "platform.h"
@@ -215,7 +217,9 @@ static int spin_for_news(weft_scheduler *scheduler) {
   uint32_t count = atomic_load_explicit(&processors, memory_order_relaxed);
   if (!count)
     atomic_store(&processors, count = weft_cpu_count());
-  return count > 1 ? weft_spin_until(&scheduler->spin, has_news, scheduler) : has_news(scheduler);
+  if (count == 1 || weft_clock_is_virtual())
+    return has_news(scheduler);
+  return weft_spin_until(&scheduler->spin, has_news, scheduler);
 }
 
 /* Runs the scheduler on the caller's thread until the main party is woken. On a raise the error is
@@ -225,7 +229,10 @@ static int drive(weft_scheduler *scheduler, lua_State *L) {
   int is_raising = 0;
   self->co = L;
   while (self->state == WEFT_FIBER_PARKED) {
-    if (weft_scheduler_turn(scheduler) || spin_for_news(scheduler))
+    int did = weft_scheduler_turn(scheduler);
+    if (scheduler->is_stuck && weft_deadlock_raise(scheduler, L))
+      return 1;
+    if (did || spin_for_news(scheduler))
       continue;
     weft_parker_park(&scheduler->inbox->parker, WEFT_NEVER_NS);
     if (!is_raising && signal_wants_to_raise(L)) {

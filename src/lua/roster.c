@@ -8,6 +8,8 @@
  */
 #include "roster.h"
 
+#include "census.h"
+#include "deadlock.h"
 #include "platform.h"
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -28,6 +30,10 @@ void weft_roster_enter(weft_scheduler *scheduler) {
     seats->prev_seat = scheduler;
   seats = scheduler;
   pthread_mutex_unlock(&lock);
+  if (!scheduler->worker) {
+    weft_deadlock_watch();
+    weft_census_enter_script();
+  }
 }
 
 void weft_roster_leave(weft_scheduler *scheduler) {
@@ -39,6 +45,8 @@ void weft_roster_leave(weft_scheduler *scheduler) {
   if (scheduler->next_seat)
     scheduler->next_seat->prev_seat = scheduler->prev_seat;
   pthread_mutex_unlock(&lock);
+  if (!scheduler->worker)
+    weft_census_leave_script();
 }
 
 /* In the child of a fork the parent's workers are still on the list, in memory that stays. */

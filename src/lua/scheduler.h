@@ -119,6 +119,9 @@ struct weft_scheduler {
   weft_task *starting;               /* being unpacked: fails when that raises */
   weft_fiber *starting_fiber;
   uint8_t is_closing;
+  uint8_t is_stuck;             /* the script was told that nothing can go on: deadlock.h */
+  _Atomic uint8_t has_stuck_note; /* it is in the inbox */
+  weft_message stuck_note;
   weft_scheduler *next_seat, *prev_seat; /* guarded by the roster's lock */
   uint32_t process;                      /* the fork generation that it was opened in */
 };

@@ -6,6 +6,7 @@
  */
 #include "tasks.h"
 
+#include "census.h"
 #include "errors.h"
 #include "mem.h"
 #include "objects.h"
@@ -220,11 +221,14 @@ static void write_dump(void *unused) {
   weft_roll_free(sights);
   write_all(&text);
   weft_buf_free(&text);
+  weft_census_leave();
 }
 
 /* On the I/O thread, which shall not wait for answers. */
 static void on_quit(void) {
-  weft_thread_start(write_dump, NULL, "weft-dump");
+  weft_census_enter();
+  if (weft_thread_start(write_dump, NULL, "weft-dump") != 0)
+    weft_census_withdraw();
 }
 
 /*** From now on SIGQUIT (Ctrl-\) prints what every task does to the standard error, instead of

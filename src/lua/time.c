@@ -45,8 +45,28 @@ static void describe_sleep(const weft_park *park, char *text, size_t size) {
     snprintf(text, size, "%.3f s to go", at_ns > now_ns ? (double)(at_ns - now_ns) / 1e9 : 0.0);
 }
 
-static const weft_park_op sleep_op = {"weft.sleep",  finish_sleep,  NULL, leave_sleep,
-                                      abandon_sleep, 0,             describe_sleep};
+static const weft_park_op sleep_op = {"weft.sleep", finish_sleep, NULL, leave_sleep,
+                                      abandon_sleep, 0, describe_sleep};
+static const weft_park_op advance_op = {"clock:advance", finish_sleep, NULL, leave_sleep,
+                                        abandon_sleep, 0, describe_sleep};
+
+/* `is_last`: after everything else that is due at that moment. */
+static int sleep_for(lua_State *L, const weft_park_op *op, double seconds, int is_last) {
+  weft_state *state = WEFT_STATE(L);
+  weft_park *park = weft_park_begin(state, L, op, NULL);
+  weft_wait_timer *timer = weft_malloc(sizeof *timer);
+  if (!timer)
+    return luaL_error(L, "not enough memory");
+  park->object = timer;
+  weft_wait_timer_init(timer, &park->wait, WEFT_PARK_EVENT);
+  timer->timer.is_last = (uint8_t)is_last;
+  int rc = weft_timer_start(&timer->timer, weft_clock_after_s(seconds));
+  if (rc != 0) {
+    weft_free(timer);
+    return luaL_error(L, "%s: the I/O thread could not be started (error %d)", op->what, rc);
+  }
+  return weft_park_wait(state, L, park, weft_current_context(state, L, 0));
+}
 
 /*** Blocks the caller alone for a time.
  * @function sleep
@@ -54,19 +74,11 @@ static const weft_park_op sleep_op = {"weft.sleep",  finish_sleep,  NULL, leave_
  * @raise an error of kind "canceled" or "deadline" when the context is done first; bad argument
  */
 static int sleep_seconds(lua_State *L) {
-  weft_state *state = WEFT_STATE(L);
-  double seconds = weft_check_seconds(L, 1, "weft.sleep", "seconds");
-  weft_park *park = weft_park_begin(state, L, &sleep_op, NULL);
-  weft_wait_timer *timer = weft_malloc(sizeof *timer);
-  if (!timer)
-    return luaL_error(L, "not enough memory");
-  park->object = timer;
-  int rc = weft_wait_timer_start(timer, &park->wait, WEFT_PARK_EVENT, weft_clock_after_s(seconds));
-  if (rc != 0) {
-    weft_free(timer);
-    return luaL_error(L, "weft.sleep: the I/O thread could not be started (error %d)", rc);
-  }
-  return weft_park_wait(state, L, park, weft_current_context(state, L, 0));
+  return sleep_for(L, &sleep_op, weft_check_seconds(L, 1, "weft.sleep", "seconds"), 0);
+}
+
+int weft_sleep_last(lua_State *L, double seconds) {
+  return sleep_for(L, &advance_op, seconds, 1);
 }
 
 void weft_open_time(weft_state *state, lua_State *L) {
