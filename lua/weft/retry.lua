@@ -124,9 +124,7 @@ end
 -- ---- how long ----
 
 -- LuaJIT begins the same row of numbers in every state; the clock tells them apart.
-local function random()
-  return (math.random() + core.now() * 1e4) % 1
-end
+local random = core.random
 
 --- The wait before another attempt, without regard to deadlines. Internal.
 -- @tparam table policy

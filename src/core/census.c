@@ -1,10 +1,11 @@
 /* census.c: counts the parties that are awake, and acts when none is.
  *
- * Owns the counts. Any thread enters. Invariant: `awake` is never lower than the number of parties that
- * run or have been woken; it is raised before the wake can be seen and lowered after the sleep can.
+ * Owns the counts. Any thread enters. Invariant: `awake` is never lower than the number of parties
+ * that run or have been woken; it is raised before the wake can be seen and lowered after the sleep
+ * can.
  *
- * A script that was interrupted by a signal's handler runs for a moment while it does not count. It can
- * only find itself told that it is stuck, which it was.
+ * A script that was interrupted by a signal's handler runs for a moment while it does not count. It
+ * can only find itself told that it is stuck, which it was.
  */
 #include "census.h"
 
@@ -22,8 +23,8 @@ static _Atomic uint32_t holds;
 static _Atomic int has_strangers;
 static void (*_Atomic on_stuck)(void);
 
-/* Of the parties only the thread that forked is left. Scripts on other threads count as awake for ever,
- * so nothing is said of them. */
+/* Of the parties only the thread that forked is left. Scripts on other threads count as awake for
+ * ever, so nothing is said of them. */
 static void after_fork_in_child(void) {
   atomic_store(&awake, atomic_load(&scripts));
   atomic_store(&holds, 0);

@@ -1,7 +1,8 @@
 /* random.c: numbers that look random.
  *
- * Owns a counter a thread, and the seed and counter of a sequence that can be repeated. Any thread enters.
- * Invariant: while there is a seed, the nth number after it was set depends on nothing else.
+ * Owns a counter a thread, and the seed and counter of a sequence that can be repeated. Any thread
+ * enters. Invariant: while there is a seed, the nth number after it was set depends on nothing
+ * else.
  */
 #include "random.h"
 

@@ -1,4 +1,5 @@
-/* random.h: chance: for select's choice, for jitter. Not for secrets. Any thread; nothing blocks. */
+/* random.h: chance: for select's choice, for jitter. Not for secrets. Any thread; nothing blocks.
+ */
 #ifndef WEFT_CORE_RANDOM_H
 #define WEFT_CORE_RANDOM_H
 
@@ -7,7 +8,8 @@
 uint64_t weft_random(void);
 /* From 0 up to, but not, 1. */
 double weft_random_fraction(void);
-/* From now on the numbers are a sequence that the seed decides, for all threads together; 0: no more. */
+/* From now on the numbers are a sequence that the seed decides, for all threads together; 0: no
+ * more. */
 void weft_random_seed(uint64_t seed);
 
 #endif

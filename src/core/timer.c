@@ -18,6 +18,7 @@ static weft_timer *roots[2];    /* by is_outside */
 static uint32_t live[2];        /* the same */
 static uint64_t last_sequence;
 static uint64_t shuffle_seed;   /* 0: none */
+static uint64_t shuffled;       /* how many starts since it was set */
 
 static int is_before(const weft_timer *a, const weft_timer *b) {
   return a->at_ns != b->at_ns ? a->at_ns < b->at_ns : a->order < b->order;
@@ -98,13 +99,14 @@ static void forget_other_process(void) {
 static uint64_t next_order(const weft_timer *timer) {
   uint64_t order = ++last_sequence;
   if (shuffle_seed)
-    order = weft_mix(shuffle_seed + order);
+    order = weft_mix(shuffle_seed + ++shuffled);
   return (order & INT64_MAX) | (uint64_t)timer->is_last << 63;
 }
 
 void weft_timers_shuffle(uint64_t seed) {
   pthread_mutex_lock(&lock);
-  shuffle_seed = seed;
+  shuffle_seed = seed ? weft_mix(seed) | 1 : 0;
+  shuffled = 0;
   pthread_mutex_unlock(&lock);
 }
 

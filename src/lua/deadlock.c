@@ -1,7 +1,9 @@
-/* deadlock.c: from "everybody sleeps and nothing can wake anybody" to an error in the script that waits.
+/* deadlock.c: from "everybody sleeps and nothing can wake anybody" to an error in the script that
+ * waits.
  *
- * Owns nothing. The I/O thread enters tell_scripts, each script's thread the rest. Invariant: a script is
- * told through its inbox, so it is awake when the I/O thread looks again, and it is told once at a time.
+ * Owns nothing. The I/O thread enters tell_scripts, each script's thread the rest. Invariant: a
+ * script is told through its inbox, so it is awake when the I/O thread looks again, and it is told
+ * once at a time.
  */
 #include "deadlock.h"
 

@@ -1,7 +1,7 @@
 /* virtual_clock.c: the virtual clock in Lua, for tests.
  *
- * Owns the process's one virtual clock, in a userdata that ends it. Entered by the state's thread. Invariant:
- * the clock is virtual from the making of the userdata to its close.
+ * Owns the process's one virtual clock, in a userdata that ends it. Entered by the state's thread.
+ * Invariant: the clock is virtual from the making of the userdata to its close.
  */
 #include "clock.h"
 #include "errors.h"
@@ -96,11 +96,12 @@ static int clock_tostring(lua_State *L) {
   return 1;
 }
 
-/*** Lets virtual time go by: returns when all that is due until then has happened, and whatever followed
- * from it has come to rest.
+/*** Lets virtual time go by: returns when all that is due until then has happened, and whatever
+ * followed from it has come to rest.
  * @function virtual_clock:advance
  * @tparam number seconds >= 0; 0: what is due now
- * @raise an error of kind "canceled" or "deadline" when the caller's context is done first; bad argument
+ * @raise an error of kind "canceled" or "deadline" when the caller's context is done first; bad
+ * argument
  */
 static int advance(lua_State *L) {
   check_clock(L, "clock:advance");
