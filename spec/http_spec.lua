@@ -406,10 +406,12 @@ describe("weft.http", function()
     local of = " to weft.http.request: "
 
     it("of options is named", function()
-      refuses("bad option 'metod'" .. of .. "known are body, buffer, ca_file, decompress, headers, json, max_body, "
-        .. "max_header, method, stream, timeout, url", { metod = "GET" })
-      refuses("bad option '1'" .. of .. "known are body, buffer, ca_file, decompress, headers, json, max_body, "
-        .. "max_header, method, stream, timeout, url", { "x" })
+      refuses("bad option 'metod'" .. of .. "known are body, buffer, ca_file, cert_file, decompress, headers, "
+        .. "http2, json, key_file, key_password, limiter, max_body, max_header, method, proxy, redirects, retry, stream, "
+        .. "timeout, url", { metod = "GET" })
+      refuses("bad option '1'" .. of .. "known are body, buffer, ca_file, cert_file, decompress, headers, "
+        .. "http2, json, key_file, key_password, limiter, max_body, max_header, method, proxy, redirects, retry, stream, "
+        .. "timeout, url", { "x" })
       refuses("bad argument 'url'" .. of .. "expected a string, got 5", { url = 5 })
       refuses("bad argument 'method'" .. of .. "expected a string that is not empty, got string", { method = "" })
       refuses("bad argument 'body'" .. of .. "expected a string, got table", { body = {} })
@@ -418,11 +420,11 @@ describe("weft.http", function()
     end)
 
     it("of times and sizes is named", function()
-      local seconds = of .. "expected a number of seconds > 0, or a table of them, got "
-      for shown, value in pairs({ ["0"] = 0, ["-1"] = -1, ["nan"] = 0 / 0, ["string"] = "1" }) do
+      local seconds = of .. "expected a number of seconds > 0 and <= 4e6, or a table of them, got "
+      for shown, value in pairs({ ["0"] = 0, ["-1"] = -1, ["nan"] = 0 / 0, ["1e+300"] = 1e300, ["string"] = "1" }) do
         refuses("bad argument 'timeout'" .. seconds .. shown, { timeout = value })
       end
-      refuses("bad argument 'timeout.connect'" .. of .. "expected a number of seconds > 0, got nan",
+      refuses("bad argument 'timeout.connect'" .. of .. "expected a number of seconds > 0 and <= 4e6, got nan",
         { timeout = { connect = 0 / 0 } })
       refuses("bad option 'timeout.read'" .. of .. "known are attempt, connect, first_byte, idle, total", { timeout = { read = 1 } })
       for shown, value in pairs({ ["0"] = 0, ["1.5"] = 1.5, ["inf"] = math.huge, ["nan"] = 0 / 0 }) do

@@ -611,8 +611,8 @@ describe("weft.register", function()
     local pool = weft.pool({ threads = 1 })
     local group = weft.group(nil, { pool = pool })
     group:go(function()
-      local res = setmetatable({ body = "x", status = 1 }, require("weft.core").class("weft.http"))
-      return { before = package.loaded["weft.http"] ~= nil, res = res }
+      local res = setmetatable({ body = "x", status = 1 }, require("weft.core").class("weft.http.response"))
+      return { before = package.loaded["weft.http.response"] ~= nil, res = res }
     end)
     local result = assert(group:wait())[1]
     assert.is_false(result.before)

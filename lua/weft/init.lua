@@ -19,6 +19,7 @@ local internal = {
   fail_at = true,
   new_error = true,
   http_request = true,
+  http_quota = true,
   health = true,
   class = true,
   null = true,

@@ -322,7 +322,7 @@ local function next_delay(policy, err, attempt)
   local delay, reason = retry.delay(policy, err, attempt)
   if not delay then
     return nil, reason
-  elseif delay >= core.current():remaining() then
+  elseif delay >= math.min(core.current():remaining(), (policy.deadline or math.huge) - core.now()) then
     return nil, "deadline"
   elseif not retry.take_out(policy.budget) then
     return nil, "budget"
@@ -359,7 +359,7 @@ run = function(policy, fn, key, attempts)
 end
 
 --- Calls a function by a policy. Internal; for clients.
--- @tparam table policy of @{retry.policy}
+-- @tparam table policy of @{retry.policy}; `deadline`, if any, ends it as the context's does
 -- @tparam function fn called as fn(attempt, key)
 function retry.run(policy, fn)
   local key = policy.idempotency_key

@@ -55,6 +55,7 @@ enum {
 /* Limits that transfers share, beside the engine's own: how many are in flight at once, in total
  * and to one host. A refcounted handle. 0: no limit. NULL: no memory. */
 typedef struct weft_http_quota weft_http_quota;
+extern const struct weft_handle_type weft_http_quota_type;
 weft_http_quota *weft_http_quota_new(uint32_t total, uint32_t per_host);
 weft_http_quota *weft_http_quota_retain(weft_http_quota *quota); /* NULL is allowed */
 void weft_http_quota_release(weft_http_quota *quota);

@@ -57,13 +57,13 @@ static void destroy_quota(weft_handle *handle) {
   weft_free(handle);
 }
 
-static const weft_handle_type quota_type = {"http_quota", destroy_quota, &weft_live.http_quotas};
+const weft_handle_type weft_http_quota_type = {"http_quota", destroy_quota, &weft_live.http_quotas};
 
 weft_http_quota *weft_http_quota_new(uint32_t total, uint32_t per_host) {
   weft_http_quota *quota = weft_calloc(1, sizeof *quota);
   if (!quota)
     return NULL;
-  weft_handle_init(&quota->handle, &quota_type);
+  weft_handle_init(&quota->handle, &weft_http_quota_type);
   quota->total = total;
   quota->per_host = per_host;
   return quota;

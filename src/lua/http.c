@@ -99,6 +99,9 @@ static weft_http_request read_request(lua_State *L) {
   request.key_file = push_text(L, "key_file");
   request.key_password = push_text(L, "key_password");
   request.proxy = push_text(L, "proxy");
+  lua_getfield(L, 1, "quota"); /* stays in the options */
+  request.quota = (weft_http_quota *)weft_to_handle(L, lua_gettop(L), &weft_http_quota_type);
+  lua_pop(L, 1);
   read_headers(L, &request);
   for (uint8_t limit = WEFT_HTTP_CONNECT; limit < WEFT_HTTP_LIMITS; limit++)
     request.limits_ms[limit] = milliseconds(L, weft_http_limit_name(limit));
@@ -386,13 +389,34 @@ static int http_request(lua_State *L) {
   return weft_park_wait(state, L, park, weft_current_context(state, L, 0));
 }
 
+/*** Makes limits that requests share: the field `quota` of their options.
+ * @function http_quota
+ * @local
+ * @tparam integer total how many may be in flight at once; 0: no limit
+ * @tparam integer per_host how many of them to one host; 0: no limit
+ * @treturn http_quota a handle
+ */
+static int http_quota(lua_State *L) {
+  uint32_t total = weft_check_count(L, 1, "core.http_quota", "total", 0, WEFT_MAX_COUNT);
+  uint32_t per_host = weft_check_count(L, 2, "core.http_quota", "per_host", 0, WEFT_MAX_COUNT);
+  weft_http_quota *quota = weft_http_quota_new(total, per_host);
+  weft_adopt_handle(WEFT_STATE(L), L, (weft_handle *)quota);
+  return 1;
+}
+
 void weft_open_http(weft_state *state, lua_State *L) {
   static const weft_function methods[] = {{"__gc", transfer_gc, 0}, {NULL, NULL, 0}};
+  static const weft_function quota_methods[] = {
+      {"__gc", weft_object_gc, 0}, {"__tostring", weft_object_tostring, 0}, {NULL, NULL, 0}};
   static const weft_function functions[] = {{"http_request", http_request, WEFT_BLOCKS},
+                                            {"http_quota", http_quota, 0},
                                             {NULL, NULL, 0}};
   weft_register(L, state, functions);
   lua_pushlightuserdata(L, NULL); /* JSON's null: the same value in every state */
   lua_setfield(L, -2, "null");
   weft_new_class(L, state, class_name, methods);
+  lua_pop(L, 1);
+  weft_new_class(L, state, weft_http_quota_type.name, quota_methods);
+  weft_register_handle_class(L, &weft_http_quota_type);
   lua_pop(L, 1);
 }
