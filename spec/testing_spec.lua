@@ -280,6 +280,8 @@ describe("weft.testing.model_server", function()
       assert.equal(body, requests[1].body)
       assert.equal("a, b", requests[1].headers["x-one"])
       assert.equal("c", requests[1].headers["x-two"])
+      assert.equal(requests[1].connection + 1, requests[2].connection)
+      assert.is_true(requests[2].time >= requests[1].time)
       assert.equal("GET", requests[2].method)
       assert.equal("", requests[2].body)
       assert.is_nil(requests[2].model)
@@ -525,6 +527,26 @@ describe("weft.testing.model_server", function()
         "bad argument 'reply'" .. of .. "expected a string without zero bytes, got string")
       raises({ replies = { "x" } },
         "bad argument 'replies[1]'" .. of .. "expected a table, got string")
+      raises({ faults = { { stall = 1, at = "middle" } } }, "bad argument 'faults[1].at'" .. of
+        .. "expected \"before\", \"headers\", \"after_headers\", \"body\", \"event\", \"end\""
+        .. " or a whole number of bytes >= 0, got string")
+      raises({ faults = { { status = 500, at = "body" } } },
+        "bad argument 'faults[1].at'" .. of .. "it belongs to stall and pause")
+      raises({ faults = { { inside = true, reset = "body" } } },
+        "bad argument 'faults[1].inside'" .. of .. "it belongs to a status")
+      raises({ faults = { { redirect = 307 } } }, "bad argument 'faults[1].redirect'" .. of
+        .. "it needs `to`: a URL, \"same\" or \"other\"")
+      raises({ faults = { { wire = { piece = 0 } } } }, "bad argument 'faults[1].wire.piece'" .. of
+        .. "expected a whole number >= 1, got 0")
+      raises({ stream = { chunk = 3 } }, "bad argument 'stream.chunk'" .. of .. "unknown option")
+      raises({ stream = { line_end = "\n" } }, "bad argument 'stream.line_end'" .. of
+        .. "expected \"lf\", \"crlf\" or \"cr\", got string")
+      raises({ headers = { ["a b"] = "c" } }, "bad argument 'headers'" .. of
+        .. "expected headers without line ends, and names without spaces and colons, got string")
+      raises({ rate_limits = { window = 0 } }, "bad argument 'rate_limits.window'" .. of
+        .. "expected a number of seconds above 0, got 0")
+      raises({ models = {} }, "bad argument 'models'" .. of .. "expected at least one name, got table")
+      raises({ models = { 3 } }, "bad argument 'models[1]'" .. of .. "expected the name of a model, got number")
       raises("x", "bad argument 'options'" .. of .. "expected a table, got string")
     end)
 
@@ -545,6 +567,7 @@ describe("weft.testing.model_server", function()
     it("has a port and a URL", function()
       local server = start()
       assert.equal("http://127.0.0.1:" .. server.port .. "/v1", server.url)
+      assert.equal("http://127.0.0.1:" .. server.port, server.origin)
       assert.is_nil(server.nothing)
       assert.equal("weft.testing.server (" .. server.url .. ")", tostring(server))
     end)
@@ -647,7 +670,8 @@ describe("weft.testing.model_server", function()
     end)
 
     with_shell(it, "says how it is used", function()
-      for _, args in ipairs({ "", "--port", "--port x", "--what 1", "--port 0 --latency -1" }) do
+      for _, args in ipairs({ "", "--port", "--port x", "--what 1", "--port 0 --latency -1", "--port 0 --key",
+        "--port 0 --chunks 0" }) do
         local text, exit = example(args)
         assert.match("\nusage: lua examples/model_server.lua %-%-port N", text)
         assert.equal(2, exit)
