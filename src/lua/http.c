@@ -298,10 +298,10 @@ static int push_stream(weft_state *state, lua_State *L, lua_transfer *self) {
 
 /* Pushes what the call returns. The memory goes at once: the collector does not know its size. */
 static int push_end(weft_state *state, lua_State *L, lua_transfer *self) {
-  weft_error *error = weft_http_error(self->transfer);
   luaL_checkstack(L, 20, "answer");
   if (weft_http_has_head(self->transfer))
     return push_stream(state, L, self);
+  weft_error *error = weft_http_error(self->transfer);
   if (error) {
     lua_pushnil(L);
     weft_push_http_error(state, L, self->transfer);
