@@ -195,17 +195,7 @@ static void next_event(weft_http_transfer *transfer, weft_sse *sse) {
   weft_sse_event event;
   weft_http_text bytes;
   while (weft_sse_next(sse, &event) != WEFT_OK) {
-    weft_thread_wait party;
-    weft_waiter waiter;
-    weft_thread_wait_init(&party);
-    weft_waiter_init(&waiter, &party.wait, 0);
-    int rc = weft_http_read(transfer, &bytes, &waiter);
-    if (rc == WEFT_WOULD_WAIT) {
-      weft_thread_wait_block(&party);
-      continue;
-    }
-    weft_thread_wait_drop(&party);
-    if (rc != WEFT_OK)
+    if (weft_http_read_or_block(weft_background(), transfer, &bytes) != WEFT_OK)
       exit(2);
     weft_sse_feed(sse, bytes.bytes, bytes.size);
   }

@@ -163,6 +163,14 @@ int weft_http_is_paused(weft_http_transfer *transfer);
 void weft_http_discard(weft_http_transfer *transfer);
 /* Takes the waiter of either out again; nothing when it was claimed. 0 for what is no stream. */
 int weft_http_unread(weft_http_transfer *transfer, weft_waiter *waiter);
+/* For C users, blocking the calling native thread. The first makes and starts a stream, and waits
+ * for its headers: NULL, or an error, the caller's, with `*transfer` NULL. The caller aborts and
+ * releases it. The second is weft_http_read, but WEFT_CANCELED, when the context is done first,
+ * instead of WEFT_WOULD_WAIT. */
+weft_error *weft_http_open(weft_context *context, const weft_http_request *request,
+                           weft_http_transfer **transfer);
+int weft_http_read_or_block(weft_context *context, weft_http_transfer *transfer,
+                            weft_http_text *bytes);
 /* Aborts the transfer when the context is done; once, after its start. Undone by weft_http_unbind,
  * on the same thread, without which the transfer is never freed. */
 void weft_http_bind(weft_http_transfer *transfer, weft_context *context);

@@ -10,6 +10,7 @@
  */
 #include "http_engine.h"
 
+#include "block.h"
 #include "context.h"
 #include "mem.h"
 #include "platform.h"
@@ -215,6 +216,59 @@ int weft_http_is_paused(weft_http_transfer *transfer) {
   pthread_mutex_unlock(&stream->lock);
   return is_paused;
 }
+
+/* ---- for C users ---- */
+
+/* NULL once the headers are there. */
+static weft_error *wait_for_head(weft_context *context, weft_http_transfer *transfer) {
+  weft_blocked blocked;
+  weft_blocked_init(&blocked);
+  if (!weft_http_wait_head(transfer, &blocked.on_source)) {
+    weft_blocked_drop(&blocked);
+  } else if (!weft_blocked_wait(&blocked, context)) {
+    weft_http_unread(transfer, &blocked.on_source);
+    weft_http_abort(transfer);
+    return weft_context_error(context);
+  }
+  return weft_http_has_head(transfer) ? NULL : weft_error_retain(weft_http_error(transfer));
+}
+
+weft_error *weft_http_open(weft_context *context, const weft_http_request *request,
+                           weft_http_transfer **transfer) {
+  weft_http_request stream = *request;
+  weft_error *error = weft_context_error(context);
+  stream.is_stream = 1;
+  *transfer = error ? NULL : weft_http_transfer_new(&stream, &error);
+  if (!*transfer)
+    return error;
+  int rc = weft_http_start(*transfer);
+  error = rc == WEFT_OK ? wait_for_head(context, *transfer)
+                        : weft_error_newf("nothread", "HTTP transfer: %s", weft_strerror(rc));
+  if (error) {
+    weft_http_transfer_release(*transfer);
+    *transfer = NULL;
+  }
+  return error;
+}
+
+int weft_http_read_or_block(weft_context *context, weft_http_transfer *transfer,
+                            weft_http_text *bytes) {
+  for (;;) {
+    weft_blocked blocked;
+    weft_blocked_init(&blocked);
+    int rc = weft_http_read(transfer, bytes, &blocked.on_source);
+    if (rc != WEFT_WOULD_WAIT) {
+      weft_blocked_drop(&blocked);
+      return rc;
+    }
+    if (!weft_blocked_wait(&blocked, context)) {
+      weft_http_unread(transfer, &blocked.on_source);
+      return WEFT_CANCELED;
+    }
+  }
+}
+
+/* ---- the reader's memory ---- */
 
 void weft_http_discard(weft_http_transfer *transfer) {
   weft_http_stream *stream = transfer->stream;

@@ -95,13 +95,15 @@ static int fail(lua_State *L, const lua_stream *self, const char *kind, const ch
   return give_error(L, self);
 }
 
-static int fail_parsing(lua_State *L, const lua_stream *self, int code, const char *unit,
-                        size_t most) {
+/* The rest of the body is of no use. */
+static int fail_parsing(lua_State *L, lua_stream *self, int code, const char *unit, size_t most) {
   if (code == WEFT_TOO_LARGE)
     weft_fail(WEFT_STATE(L), L, "too_large", "the stream has %s of more than %zu bytes", unit,
               most);
   else
     weft_fail(WEFT_STATE(L), L, "nomem", "not enough memory for %s of the stream", unit);
+  self->is_busy = 0;
+  weft_http_abort(self->transfer);
   return give_error(L, self);
 }
 
@@ -172,6 +174,7 @@ static void feed(lua_stream *self, weft_http_text bytes) {
 /* Nothing is left. */
 static int give_end(lua_State *L, lua_stream *self) {
   weft_error *error = weft_http_error(self->transfer);
+  weft_http_unbind(self->transfer);
   if (error) {
     lua_pushnil(L);
     weft_push_http_error(WEFT_STATE(L), L, self->transfer);
