@@ -1,11 +1,33 @@
--- The same no-op work with a native thread a task (cqueues). Prints "name<TAB>nanoseconds an item", one round.
+-- The same work with a native thread a task, which is what cqueues has. Prints "name<TAB>figure<TAB>unit",
+-- and nothing for what it cannot do.
+--
+-- Usage: lua5.4 bench/cqueues.lua THREADS noop|go_wait …
 local thread = require "cqueues.thread"
 local cqueues = require "cqueues"
-local tasks = 500
 
-local started = cqueues.monotime()
-for _ = 1, tasks do
-  local t = assert(thread.start(function() return 1 end))
-  assert(t:join())
+local TASKS = 300
+
+local function time(name, at_once)
+  local started = cqueues.monotime()
+  for _ = 1, TASKS / at_once do
+    local running = {}
+    for i = 1, at_once do
+      running[i] = assert(thread.start(function() return 1 end))
+    end
+    for i = 1, at_once do
+      assert(running[i]:join())
+    end
+  end
+  print(("%s\t%.2f\tns"):format(name, (cqueues.monotime() - started) / TASKS * 1e9))
 end
-print(("no-op task that returns a number\t%.1f"):format((cqueues.monotime() - started) / tasks * 1e9))
+
+local rounds = {
+  noop = function() time("no-op task that returns a number", 2) end,
+  go_wait = function() time("go and wait of one task", 1) end,
+}
+
+for i = 2, #arg do
+  if rounds[arg[i]] then
+    rounds[arg[i]]()
+  end
+end
