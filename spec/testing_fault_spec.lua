@@ -75,7 +75,7 @@ describe("faults of weft.testing.model_server:", function()
       local client = connect(server)
       local bytes = raw(server, api or "openai", stream, client)
       eventually(server, "open", 0)
-      assert.equal(0, server:stats().in_flight)
+      eventually(server, "in_flight", 0)
       assert.equal(1, server:stats().faults)
       return bytes
     end
@@ -199,7 +199,7 @@ describe("faults of weft.testing.model_server:", function()
         local server = start({ faults = { { pause = 0.005, at = place } } })
         local response = ask(server, "openai", stream)
         assert.match(stream and "%[DONE%]\n\n$" or "}$", response.body)
-        assert.equal(0, server:stats().in_flight)
+        eventually(server, "in_flight", 0)
       end
     end
   end)

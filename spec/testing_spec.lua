@@ -221,7 +221,7 @@ describe("weft.testing.model_server", function()
       assert.equal(1, server:stats().in_flight)
       client:close()
       eventually(server, "open", 0)
-      assert.equal(0, server:stats().in_flight)
+      eventually(server, "in_flight", 0)
       assert.equal(1, server:stats().abandoned)
     end)
 
