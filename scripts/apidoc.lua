@@ -35,7 +35,7 @@ local sections = {
     "src/lua/module.c",
   },
   { "Watching", "What the process does.", "src/lua/tasks.c" },
-  { "weft.http", nil, "lua/weft/http.lua", "lua/weft/http/client.lua", "src/lua/http.c", "lua/weft/http_stream.lua" },
+  { "weft.http", nil, "lua/weft/http.lua", "lua/weft/http/client.lua", "src/lua/http.c", "lua/weft/http/stream.lua" },
   { "Server-sent events", "The parser alone.", "src/lua/sse.c" },
   { "Budgets", "What may be spent, by all tasks together.", "src/lua/budget.c" },
   { "Trying again", nil, "lua/weft/retry.lua" },

@@ -472,6 +472,56 @@ describe("weft.http with stream = true", function()
     end)
   end)
 
+  describe("through a client", function()
+    -- Answers by turns. One that is not whole waits for the other side to close the connection, which
+    -- `results` has the path of.
+    local function by_turns()
+      return start(function(client, head, orders)
+        local answer = orders:recv()
+        client:send(answer)
+        if answer:find("1000000", 1, true) then
+          local _, err = client:receive(1)
+          return err == "closed" and head:match "^%u+ (%S+)" or tostring(err)
+        end
+      end)
+    end
+
+    local BUSY = "HTTP/1.1 503 Busy\r\nContent-Length: 1000000\r\n\r\nbusy"
+    local GOOD = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" .. chunk "data: 1\n\n" .. "0\r\n\r\n"
+
+    it("has its base URL, headers and retries: an answer that is tried again is closed", function()
+      local server = by_turns()
+      for _, answer in ipairs { BUSY, BUSY, GOOD } do server.orders:send(answer) end
+      local client = http.client { base_url = server.url:gsub("/path.*", ""), retry = { attempts = 3, base = 0.001 } }
+      local res = assert(client:get("/events", { stream = true }))
+      assert.equal(200, res.status)
+      assert.equal(3, res.attempts)
+      assert.equal("/events", (server.results:recv()))
+      assert.equal("/events", (server.results:recv()))
+      assert.same({ { type = "message", data = "1", id = "" } }, collect(res:events()))
+      res:close()
+    end)
+
+    it("gives the last answer, whatever its status, to be read", function()
+      local server = by_turns()
+      for _ = 1, 2 do server.orders:send "HTTP/1.1 503 Busy\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbusy" end
+      local client = http.client { base_url = server.url:gsub("/path.*", ""), retry = { attempts = 2, base = 0.001 } }
+      local res = assert(client:get("/", { stream = true }))
+      assert.equal(503, res.status)
+      assert.equal("busy", res:body())
+    end)
+
+    it("is not tried again once the headers are there", function()
+      local server = by_turns()
+      server.orders:send "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\nbroken"
+      local client = http.client { base_url = server.url:gsub("/path.*", ""), retry = { attempts = 3, base = 0.001 } }
+      local res = assert(client:get("/", { stream = true }))
+      assert.equal(1, res.attempts)
+      assert.equal("first", res:read())
+      assert.equal("network", select(2, res:read()).kind)
+    end)
+  end)
+
   describe("refuses misuse:", function()
     it("a body is read in one way", function()
       local res = open(serve(CHUNKED, chunk "data: 1\n\n", "0\r\n\r\n"))

@@ -9,7 +9,7 @@ local core = require "weft.core"
 local options = require "weft.options"
 local requests = require "weft.http.request"
 local retry = require "weft.retry"
-local streams = require "weft.http_stream"
+local streams = require "weft.http.stream"
 
 local M = {}
 

@@ -1,6 +1,6 @@
 --- Whole answers. Internal; the class is documented in weft.http.
 local core = require "weft.core"
-local streams = require "weft.http_stream"
+local streams = require "weft.http.stream"
 
 local Response = core.class "weft.http.response"
 Response.__index = Response

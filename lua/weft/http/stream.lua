@@ -1,6 +1,6 @@
 --- Answers that are read while they arrive: `stream = true` of @{weft.http.request}.
 --
--- @module weft.http_stream
+-- @module weft.http.stream
 local core = require "weft.core"
 local json = require "weft.json"
 local options = require "weft.options"
