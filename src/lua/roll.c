@@ -208,6 +208,7 @@ static void see_fiber(weft_fiber *fiber, void *arg) {
   if (!sight)
     return;
   sight->name = copy(fiber->task->name);
+  sight->task = fiber->task;
   sight->index = fiber->task->index;
   sight->started = fiber->is_local ? NULL : copy(fiber->where);
   sight->age_ns = album->now_ns > fiber->started_ns ? album->now_ns - fiber->started_ns : 0;
@@ -233,7 +234,7 @@ static void see_queued(weft_task *task, void *arg) {
   weft_sight *sight = add_sight(arg, "queued");
   if (!sight)
     return;
-  sight->thread = 0;
+  sight->task = task;
   sight->name = copy(task->name);
   sight->index = task->index;
 }
@@ -347,6 +348,8 @@ static void ask_queue(weft_scheduler *scheduler, void *arg) {
   album album = {.scheduler = scheduler};
   album.end = &album.first;
   weft_pool_each_queued(pool, WEFT_ROLL_QUEUED_MOST, see_queued, &album);
+  for (weft_sight *sight = album.first; sight; sight = sight->next)
+    sight->thread = 0; /* nobody's yet */
   pthread_mutex_lock(&queues->roll->lock);
   append(queues->roll, album.first, album.end);
   pthread_mutex_unlock(&queues->roll->lock);
@@ -419,6 +422,27 @@ static int compare(const void *left, const void *right) {
   return a->index < b->index ? -1 : a->index > b->index;
 }
 
+/* Of one task first the sight that is to stay: one that was queued may have been seen again later. */
+static int compare_tasks(const void *left, const void *right) {
+  const weft_sight *a = *(weft_sight *const *)left, *b = *(weft_sight *const *)right;
+  if (a->task != b->task)
+    return a->task < b->task ? -1 : 1;
+  int a_is_queued = strcmp(a->state, "queued") == 0, b_is_queued = strcmp(b->state, "queued") == 0;
+  return a_is_queued != b_is_queued ? a_is_queued - b_is_queued : (a->thread == 0) - (b->thread == 0);
+}
+
+/* How many are left. */
+static size_t drop_doubles(weft_sight **all, size_t count) {
+  size_t kept = 0;
+  qsort(all, count, sizeof *all, compare_tasks);
+  for (size_t i = 0; i < count; i++)
+    if (kept > 0 && all[i]->task && all[i]->task == all[kept - 1]->task)
+      free_sight(all[i]);
+    else
+      all[kept++] = all[i];
+  return kept;
+}
+
 static weft_sight *sorted(weft_sight *first) {
   size_t count = 0, i = 0;
   for (weft_sight *sight = first; sight; sight = sight->next)
@@ -428,6 +452,7 @@ static weft_sight *sorted(weft_sight *first) {
     return first;
   for (weft_sight *sight = first; sight; sight = sight->next)
     all[i++] = sight;
+  count = drop_doubles(all, count);
   all[count] = NULL;
   qsort(all, count, sizeof *all, compare);
   for (i = 0; i < count; i++)

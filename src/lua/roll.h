@@ -28,6 +28,7 @@ struct weft_sight {
   char object[64];       /* what it waits for; "" when there is nothing to tell */
   char pool[16];         /* "" for weft.inline and scripts */
   uint8_t is_script;     /* whoever called from outside of all tasks */
+  const void *task;      /* which one it is; never followed */
   uint8_t has_answered;  /* while the roll is called */
 };
 
