@@ -37,7 +37,7 @@ CORE_SRC = $(wildcard $(CORE:%=src/core/%.c))
 BINDING = module state errors bytecode bytecode_54 bytecode_jit lostwrite vmprobe names ship \
           encode refuse decode shared scheduler park wake guest nginx coroutines outcome roster roll deadlock slab worker objects \
           context pool group group_go group_drain group_wait group_task group_leave time channel \
-          ticker select sync limiter dict singleflight budget health sse http http_stream tasks virtual_clock
+          ticker select sync limiter dict singleflight budget health sse http http_stream tasks metrics virtual_clock
 BINDING_SRC = $(wildcard $(BINDING:%=src/lua/%.c))
 # The model server for tests: C alone, and its face in Lua.
 MODEL = model_timer model_arena model_json model_json_write model_gzip model_http model_record \

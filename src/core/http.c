@@ -104,6 +104,7 @@ static int try_start(weft_http_transfer *transfer) {
   transfer->next = NULL;
   transfer->holds_census = 1;
   weft_census_hold();
+  atomic_fetch_add_explicit(&weft_http_counts.started, 1, memory_order_relaxed);
   if (started_tail)
     started_tail->next = transfer;
   else
@@ -167,6 +168,8 @@ void weft_http_publish(weft_http_transfer *ended) {
   weft_wait *woken = NULL;
   pthread_mutex_lock(&lock);
   for (weft_http_transfer *transfer = ended; transfer; transfer = transfer->next) {
+    if (transfer->error)
+      atomic_fetch_add_explicit(&weft_http_counts.failed, 1, memory_order_relaxed);
     atomic_store(&transfer->state, WEFT_HTTP_FINISHED);
     weft_waitlist_claim_all(&transfer->waiters, &woken);
   }
@@ -287,6 +290,8 @@ void weft_http_close_idle(void) {
 void weft_http_stats_read(weft_http_stats *stats) {
   *stats = (weft_http_stats){
       .in_flight = atomic_load(&weft_http_counts.in_flight),
+      .started = atomic_load(&weft_http_counts.started),
+      .failed = atomic_load(&weft_http_counts.failed),
       .queued = atomic_load(&weft_http_counts.queued),
       .sockets = atomic_load(&weft_http_counts.sockets),
       .shards = atomic_load(&weft_http_counts.shards),

@@ -208,6 +208,7 @@ typedef struct weft_http_stats {
   uint32_t sockets; /* that are open, the idle ones too */
   uint32_t shards;  /* multi handles */
   uint32_t handles; /* easy handles */
+  uint64_t started, failed; /* transfers since the process began; failed: without an answer */
 } weft_http_stats;
 void weft_http_stats_read(weft_http_stats *stats);
 

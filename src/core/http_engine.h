@@ -151,6 +151,7 @@ typedef struct weft_http_settings {
 
 typedef struct weft_http_counters {
   _Atomic uint32_t in_flight, queued, sockets, shards, handles;
+  _Atomic uint64_t started, failed; /* since the process began */
 } weft_http_counters;
 extern weft_http_counters weft_http_counts;
 

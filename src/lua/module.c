@@ -7,6 +7,7 @@
 
 #include "errors.h"
 #include "io.h"
+#include "metrics.h"
 #include "nginx.h"
 #include "objects.h"
 #include "platform.h"
@@ -110,7 +111,12 @@ static int is_error(lua_State *L) {
  * @function stats
  * @treturn table `threads`, `contexts`, `errors`, `pools`, `groups`, `channels`, `semaphores`, `dicts`, `flights`
  *   (of singleflights), `tickers`,
- *   `waitgroups`, `limiters`, `timers`, `transfers`, `http_quotas`, `budgets`, `healths`, `codes`; of this state: `tasks`, `parked`
+ *   `waitgroups`, `limiters`, `timers`, `transfers`, `http_quotas`, `budgets`, `healths`, `codes`; of this state: `tasks`, `parked`;
+ *   `states`: Lua states that have loaded weft; `awake`: threads that do not sleep; `all_tasks`: of the
+ *   process, with `live`, `parked`, and the counters `done`, `failed`, `canceled`; `by_pool`: for each name
+ *   of a pool with threads `threads`, `max_threads`, `idle`, `queued`, `tasks`, `parked`; `http`:
+ *   `in_flight`, `queued`, `sockets`, and the counters `started`, `failed`; `memory`, in bytes:
+ *   `resident`, and `lua`, of the Lua states, each as of when it was last idle
  */
 static int stats(lua_State *L) {
   weft_state *state = WEFT_STATE(L);
@@ -138,6 +144,7 @@ static int stats(lua_State *L) {
   }
   lua_pushstring(L, weft_ship_is_fast(state) ? "fast" : "portable");
   lua_setfield(L, -2, "shipping");
+  weft_add_stats(state, L);
   return 1;
 }
 
@@ -195,6 +202,7 @@ WEFT_MODULE_API int luaopen_weft_core(lua_State *L) {
   weft_open_singleflight(state, L);
   weft_open_http(state, L);
   weft_open_tasks(state, L);
+  weft_open_metrics(state, L);
   weft_open_virtual_clock(state, L);
   weft_open_http_stream(state, L);
   weft_open_budget(state, L);

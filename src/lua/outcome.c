@@ -126,8 +126,16 @@ static int run_protected(ending *end, lua_CFunction function) {
   return 0;
 }
 
+static _Atomic uint64_t failed_count, canceled_count; /* of the process */
+
+void weft_outcome_counts(uint64_t *failed, uint64_t *canceled) {
+  *failed = atomic_load(&failed_count);
+  *canceled = atomic_load(&canceled_count);
+}
+
 void weft_outcome_fail(weft_task *task, weft_error *error) {
   uint8_t status = failure_status(task, error);
+  atomic_fetch_add(status == WEFT_TASK_FAILED ? &failed_count : &canceled_count, 1);
   weft_task_set_error(task, error);
   weft_group_fail(task->group, error);
   weft_task_end(task, status);
@@ -159,6 +167,7 @@ static int end_plainly(weft_scheduler *scheduler, weft_fiber *fiber, int count) 
       return 0;
     parcel->count = (uint32_t)count;
   }
+  weft_tally_done(scheduler);
   if (weft_task_end(fiber->task, WEFT_TASK_DONE))
     weft_worker_saw_wait(scheduler->worker);
   return 1;
@@ -195,6 +204,7 @@ int weft_outcome(weft_scheduler *scheduler, weft_fiber *fiber, int rc, int nresu
   } else if (rc != 0) {
     finish_failed(&end);
   } else if (encode_results(&end)) {
+    weft_tally_done(scheduler);
     weft_task_end(fiber->task, WEFT_TASK_DONE);
   } else {
     finish_failed(&end);

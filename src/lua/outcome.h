@@ -12,4 +12,7 @@ void weft_outcome_fail(weft_task *task, weft_error *error);
 /* "canceled" and "deadline" are echoes of something else. */
 int weft_is_echo_kind(const char *kind);
 
+/* [any thread] How many tasks of the process have failed, and how many were cancelled. */
+void weft_outcome_counts(uint64_t *failed, uint64_t *canceled);
+
 #endif

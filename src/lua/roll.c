@@ -422,13 +422,15 @@ static int compare(const void *left, const void *right) {
   return a->index < b->index ? -1 : a->index > b->index;
 }
 
-/* Of one task first the sight that is to stay: one that was queued may have been seen again later. */
+/* Of one task first the sight that is to stay: one that was queued may have been seen again later.
+ */
 static int compare_tasks(const void *left, const void *right) {
   const weft_sight *a = *(weft_sight *const *)left, *b = *(weft_sight *const *)right;
   if (a->task != b->task)
     return a->task < b->task ? -1 : 1;
   int a_is_queued = strcmp(a->state, "queued") == 0, b_is_queued = strcmp(b->state, "queued") == 0;
-  return a_is_queued != b_is_queued ? a_is_queued - b_is_queued : (a->thread == 0) - (b->thread == 0);
+  return a_is_queued != b_is_queued ? a_is_queued - b_is_queued
+                                    : (a->thread == 0) - (b->thread == 0);
 }
 
 /* How many are left. */

@@ -14,6 +14,7 @@
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static weft_scheduler *seats; /* guarded by lock */
+static uint64_t retired_done; /* guarded by lock */
 
 static void renew_lock(void) {
   weft_process_renew_lock(&lock);
@@ -38,6 +39,7 @@ void weft_roster_enter(weft_scheduler *scheduler) {
 
 void weft_roster_leave(weft_scheduler *scheduler) {
   pthread_mutex_lock(&lock);
+  retired_done += atomic_load_explicit(&scheduler->done, memory_order_relaxed);
   if (scheduler->prev_seat)
     scheduler->prev_seat->next_seat = scheduler->next_seat;
   else
@@ -54,10 +56,12 @@ static int is_alive(const weft_scheduler *scheduler) {
   return !scheduler->worker || scheduler->process == weft_process_generation();
 }
 
-void weft_roster_each(void (*visit)(weft_scheduler *, void *), void *arg) {
+uint64_t weft_roster_each(void (*visit)(weft_scheduler *, void *), void *arg) {
   pthread_mutex_lock(&lock);
   for (weft_scheduler *scheduler = seats; scheduler; scheduler = scheduler->next_seat)
     if (is_alive(scheduler))
       visit(scheduler, arg);
+  uint64_t done = retired_done;
   pthread_mutex_unlock(&lock);
+  return done;
 }

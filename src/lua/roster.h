@@ -8,7 +8,8 @@
 void weft_roster_enter(weft_scheduler *scheduler);
 void weft_roster_leave(weft_scheduler *scheduler);
 /* [any thread] Calls visit for each, under the roster's lock: `visit` may send it messages and take
- * a pool's lock, and reads nothing but what other threads may read. */
-void weft_roster_each(void (*visit)(weft_scheduler *scheduler, void *arg), void *arg);
+ * a pool's lock, and reads nothing but what other threads may read.
+ * Returns how many tasks those that have left before had brought to a good end. */
+uint64_t weft_roster_each(void (*visit)(weft_scheduler *scheduler, void *arg), void *arg);
 
 #endif

@@ -114,7 +114,10 @@ struct weft_scheduler {
   weft_fiber *idle;
   struct weft_fiber_block *blocks;
   uint32_t idle_count;
-  _Atomic uint32_t live, parked; /* live: fibers that run a task; written here, read anywhere */
+  /* written here, read anywhere */
+  _Atomic uint32_t live, parked; /* live: fibers that run a task */
+  _Atomic uint64_t done;         /* tasks that ended well */
+  _Atomic uint32_t lua_kib;      /* of the state's memory, when it was last idle */
   weft_watch *watches[256];          /* by context */
   weft_task *starting;               /* being unpacked: fails when that raises */
   weft_fiber *starting_fiber;
@@ -126,7 +129,11 @@ struct weft_scheduler {
   uint32_t process;                      /* the fork generation that it was opened in */
 };
 
-/* Of a count that one thread writes. */
+/* Of counts that one thread writes. */
+static inline void weft_tally_done(weft_scheduler *scheduler) {
+  uint64_t now = atomic_load_explicit(&scheduler->done, memory_order_relaxed);
+  atomic_store_explicit(&scheduler->done, now + 1, memory_order_relaxed);
+}
 static inline void weft_tally(_Atomic uint32_t *count, int change) {
   uint32_t now = atomic_load_explicit(count, memory_order_relaxed);
   atomic_store_explicit(count, now + (uint32_t)change, memory_order_relaxed);

@@ -181,6 +181,8 @@ static int loop(lua_State *L) {
     if (task || did || scheduler->ready_head)
       continue;
     collect_before_end(L, self);
+    atomic_store_explicit(&scheduler->lua_kib, (uint32_t)lua_gc(L, LUA_GCCOUNT, 0),
+                          memory_order_relaxed);
     if (!weft_worker_park(self->worker, scheduler->live > 0))
       return 0;
   }
