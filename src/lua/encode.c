@@ -7,6 +7,7 @@
 
 #include "guest.h"
 #include "names.h"
+#include "put.h"
 #include "vmprobe.h"
 
 #include <stdlib.h>
@@ -27,87 +28,6 @@ static void check(weft_encoder *e, int rc) {
                (int)(WEFT_PARCEL_MAX >> 20));
   else if (rc != WEFT_BUF_OK)
     luaL_error(e->L, "not enough memory");
-}
-
-static inline int put_varint(weft_buf *out, uint64_t value) {
-  int rc = weft_buf_reserve(out, 10);
-  if (rc != WEFT_BUF_OK)
-    return rc;
-  while (value >= 128) {
-    out->data[out->size++] = (uint8_t)(value | 128);
-    value >>= 7;
-  }
-  out->data[out->size++] = (uint8_t)value;
-  return WEFT_BUF_OK;
-}
-
-static inline int put_tagged(weft_buf *out, uint8_t tag, uint64_t value) {
-  int rc = weft_buf_putc(out, tag);
-  return rc ? rc : put_varint(out, value);
-}
-
-static inline int put_bytes(weft_buf *out, uint8_t tag, const char *bytes, size_t size) {
-  int rc = put_tagged(out, tag, size);
-  return rc ? rc : weft_buf_append(out, bytes, size);
-}
-
-static inline int put_integer(weft_buf *out, int64_t value) {
-  return put_tagged(out, WEFT_TAG_INTEGER, ((uint64_t)value << 1) ^ (uint64_t)(value >> 63));
-}
-
-static inline int put_number(weft_buf *out, lua_State *L, int index) {
-  if (weft_is_integer(L, index))
-    return put_integer(out, weft_to_integer(L, index));
-  lua_Number number = lua_tonumber(L, index);
-  int rc = weft_buf_putc(out, WEFT_TAG_FLOAT);
-  return rc ? rc : weft_buf_append(out, &number, sizeof number);
-}
-
-enum { NOT_PLAIN = 1 };
-
-/* A WEFT_BUF_ code, or NOT_PLAIN. */
-static inline int put_plain(weft_buf *out, lua_State *L, int index, int type) {
-  size_t size;
-  const char *bytes;
-  switch (type) {
-  case LUA_TNIL:
-    return weft_buf_putc(out, WEFT_TAG_NIL);
-  case LUA_TBOOLEAN:
-    return weft_buf_putc(out, lua_toboolean(L, index) ? WEFT_TAG_TRUE : WEFT_TAG_FALSE);
-  case LUA_TNUMBER:
-    return put_number(out, L, index);
-  case LUA_TSTRING:
-    bytes = lua_tolstring(L, index, &size);
-    return put_bytes(out, WEFT_TAG_STRING, bytes, size);
-  default:
-    return NOT_PLAIN;
-  }
-}
-
-int weft_encode_small(lua_State *L, int index, weft_parcel *parcel) {
-  weft_buf out = {.data = parcel->data,
-                  .capacity = parcel->capacity ? parcel->capacity : WEFT_PARCEL_INLINE};
-  int type = lua_type(L, index);
-  if (type == LUA_TSTRING && weft_rawlen(L, index) + 12 > out.capacity)
-    return 0;
-  out.data[out.size++] = 0;
-  if (put_plain(&out, L, index, type) != WEFT_BUF_OK)
-    return 0;
-  parcel->size = (uint32_t)out.size;
-  parcel->count = 1;
-  return 1;
-}
-
-int weft_encode_plain(weft_state *state, lua_State *L, int first, int count) {
-  weft_parcel_writer *writer = &state->writer;
-  weft_parcel_writer_reset(writer);
-  int rc = weft_buf_putc(&writer->buf, 0);
-  for (int i = 0; i < count && rc == WEFT_BUF_OK; i++)
-    rc = put_plain(&writer->buf, L, first + i, lua_type(L, first + i));
-  if (rc == WEFT_BUF_OK)
-    return 1;
-  weft_parcel_writer_reset(writer);
-  return 0;
 }
 
 /* ---- tables ---- */
@@ -161,14 +81,14 @@ static void put_metatable(weft_encoder *e, int index) {
       lua_pop(L, 2);
       return;
     }
-    check(e, put_bytes(e->out, WEFT_TAG_METATABLE, name, size));
+    check(e, weft_put_bytes(e->out, WEFT_TAG_METATABLE, name, size));
     lua_pop(L, 2);
   }
   lua_pop(L, 2);
 }
 
 static void put_name(weft_encoder *e, const char *name, size_t size) {
-  check(e, put_bytes(e->out, WEFT_TAG_NAME, name, size));
+  check(e, weft_put_bytes(e->out, WEFT_TAG_NAME, name, size));
 }
 
 static void put_table(weft_encoder *e, int index) {
@@ -182,7 +102,7 @@ static void put_table(weft_encoder *e, int index) {
   }
   int64_t seen = see(e, lua_topointer(L, index));
   if (seen >= 0) {
-    check(e, put_tagged(e->out, WEFT_TAG_REFERENCE, (uint64_t)seen));
+    check(e, weft_put_tagged(e->out, WEFT_TAG_REFERENCE, (uint64_t)seen));
     return;
   }
   if (lua_topointer(L, index) == e->foreign_table) {
@@ -192,8 +112,8 @@ static void put_table(weft_encoder *e, int index) {
   }
   put_metatable(e, index);
   e->has_objects = 1;
-  check(e, put_tagged(e->out, e->is_guarded ? WEFT_TAG_GUARDED_TABLE : WEFT_TAG_TABLE,
-                      weft_rawlen(L, index)));
+  check(e, weft_put_tagged(e->out, e->is_guarded ? WEFT_TAG_GUARDED_TABLE : WEFT_TAG_TABLE,
+                           weft_rawlen(L, index)));
   add_pending(e, e->scratch->seen.count - 1);
   lua_rawgeti(L, LUA_REGISTRYINDEX, e->state->pending);
   lua_pushvalue(L, index);
@@ -312,7 +232,7 @@ static void put_function(weft_encoder *e, int index) {
   }
   int64_t seen = see(e, lua_topointer(L, index));
   if (seen >= 0)
-    check(e, put_tagged(e->out, WEFT_TAG_REFERENCE, (uint64_t)seen));
+    check(e, weft_put_tagged(e->out, WEFT_TAG_REFERENCE, (uint64_t)seen));
   else
     put_new_function(e, index, code ? code : weft_ship_code(e->state, L, index));
 }
@@ -344,8 +264,8 @@ static void put_userdata(weft_encoder *e, int index) {
 }
 
 static void put_value(weft_encoder *e, int index) {
-  int type = lua_type(e->L, index), rc = put_plain(e->out, e->L, index, type);
-  if (rc != NOT_PLAIN) {
+  int type = lua_type(e->L, index), rc = weft_put_plain(e->out, e->L, index, type);
+  if (rc != WEFT_NOT_PLAIN) {
     check(e, rc);
     return;
   }
@@ -475,10 +395,10 @@ static void put_shared_cells(weft_encoder *e) {
     if (first->id != second->id)
       continue;
     e->has_objects = 1;
-    check(e, put_tagged(e->out, WEFT_TAG_SHARE, second->function));
-    check(e, put_varint(e->out, second->index));
-    check(e, put_varint(e->out, first->function));
-    check(e, put_varint(e->out, first->index));
+    check(e, weft_put_tagged(e->out, WEFT_TAG_SHARE, second->function));
+    check(e, weft_put_varint(e->out, second->index));
+    check(e, weft_put_varint(e->out, first->function));
+    check(e, weft_put_varint(e->out, first->index));
   }
 }
 

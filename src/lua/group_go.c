@@ -92,16 +92,27 @@ void weft_group_settle(weft_group_body *group) {
   group->credit = 0;
 }
 
-/* Refused: nil and an error, or WEFT_WOULD_WAIT. */
-static int submit(weft_group_body *group, lua_State *L, int function, int count, int name_index) {
+/* A task with function and arguments packed. */
+static weft_task *pack_task(weft_group_body *group, lua_State *L, int function, int count,
+                            int name_index) {
   weft_state *state = group->state;
-  weft_encode(state, L, function, count, "argument", &group->keeper);
   weft_task *task = new_task(group, L, name_index);
+  if (weft_encode_task(state, L, function, count, &group->keeper, &task->parcel))
+    return task;
+  weft_task_give(&state->free_tasks, task);
+  weft_encode(state, L, function, count, "argument", &group->keeper);
+  task = new_task(group, L, name_index);
   if (weft_parcel_finish(&state->writer, &task->parcel) != WEFT_BUF_OK) {
-    weft_task_free(task);
-    return luaL_error(L, "not enough memory");
+    weft_task_give(&state->free_tasks, task);
+    luaL_error(L, "not enough memory");
   }
   task->parcel.count = (uint32_t)count;
+  return task;
+}
+
+/* A WEFT_ code. */
+static int submit(weft_group_body *group, lua_State *L, int function, int count, int name_index) {
+  weft_task *task = pack_task(group, L, function, count, name_index);
   count_in(group, task);
   int rc = weft_pool_submit(group->core->pool, task);
   if (rc != WEFT_OK)

@@ -25,6 +25,7 @@ typedef struct weft_code {
   char where[80]; /* "file.lua:12" */
   int env;        /* which captured variable is _ENV; 0: none */
   int upvalue_count;
+  _Atomic uint8_t is_rich; /* was sent with more than a few short plain values: see weft_encode_task */
 } weft_code;
 
 enum { WEFT_SHIP_CACHE = 512 };

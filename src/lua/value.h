@@ -40,6 +40,10 @@ int weft_encode_plain(struct weft_state *state, lua_State *L, int first, int cou
 /* The same for one value that is a short plain one, straight into an empty parcel: 1, or 0 with nothing
  * written. */
 int weft_encode_small(lua_State *L, int index, weft_parcel *parcel);
+/* The same for a function that was sent before, with arguments and captured variables that are few, short and
+ * plain: 1, or 0, and weft_encode has to do it. */
+int weft_encode_task(struct weft_state *state, lua_State *L, int first, int count,
+                     weft_code_keeper *keeper, weft_parcel *parcel);
 /* Moves what was encoded into an empty parcel. Raises when there is no memory. */
 void weft_encode_finish(struct weft_state *state, lua_State *L, weft_parcel *parcel, int count);
 /* All three at once. */
