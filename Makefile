@@ -112,6 +112,7 @@ embed: $(C_BUILD)/embed
 
 C_PROGRAMS = $(C_TESTS:%=$(C_BUILD)/test_%) $(C_BUILD)/$(LUA)-test_bytecode $(C_BUILD)/embed
 
+.SECONDARY: $(C_PROGRAMS)
 test-c: $(C_PROGRAMS:%=run-c/%)
 
 # One line of output a program, all of it when that fails.
