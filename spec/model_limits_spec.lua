@@ -1,5 +1,6 @@
 -- What a model limits for all tasks that have it: calls, tokens, money; what it learns about its server.
 
+local base = require "weft.model.base"
 local leaks = require "spec.support.leaks"
 local models = require "spec.support.models"
 local weft = require "weft"
@@ -89,7 +90,7 @@ describe("limits", function()
 
   -- What the bucket holds, when it hardly fills.
   local function tokens_left(m)
-    return math.floor(m.settings.limits.tokens:tokens() + 0.5)
+    return math.floor(base.settings(m).limits.tokens:tokens() + 0.5)
   end
 
   it("of tokens are settled with what the reply says, and refunded when there is none", function()

@@ -4,6 +4,7 @@ local read = require "weft.model.read"
 
 local anthropic = {
   base_url = "https://api.anthropic.com/v1",
+  version_path = "/v1", -- of a base URL without a path, as Anthropic's own clients take it
   chat_path = "/messages",
   stream_format = "events",
   max_tokens = 4096, -- the API wants a bound

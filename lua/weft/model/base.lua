@@ -12,15 +12,20 @@ local stream = require "weft.model.stream"
 
 local base = {}
 
---- A model: settings, and handles that all who have it share. It can be captured and sent.
+--- A model. It can be captured and sent; what it limits and learns is shared by all who have it.
 -- @type model
 local Model = core.class "weft.model.base"
 Model.__index = Model
 Model.__name = "weft.model"
 
 function Model:__tostring()
-  local settings = rawget(self, "settings")
+  local settings = base.settings(self)
   return ("weft.model.%s: %s"):format(settings.kind, settings.label)
+end
+
+--- What a model was made of. Internal.
+function base.settings(model)
+  return client_of.unpack(rawget(model, "handle"))
 end
 
 function Model.__newindex()
@@ -246,7 +251,7 @@ end
 function Model:chat(given)
   check_self(self, "model:chat")
   base.check_chat("model:chat", given)
-  local client = client_of.for_call(self.settings, given.model, "model:chat", 2)
+  local client = client_of.for_call(base.settings(self), given.model, "model:chat", 2)
   local ask = given.schema and chat_with_schema or chat_once
   return ask("model:chat", client, given, 1) -- a tail call: the caller is one level up
 end
@@ -261,7 +266,7 @@ end
 function Model:stream(given)
   check_self(self, "model:stream")
   base.check_stream("model:stream", given)
-  local client = client_of.for_call(self.settings, given.model, "model:stream", 2)
+  local client = client_of.for_call(base.settings(self), given.model, "model:stream", 2)
   return stream.open(client, (chat_call("model:stream", client, given, true, 2)))
 end
 
@@ -294,7 +299,7 @@ function Model:embed(given)
   local what = "model:embed"
   check_self(self, what)
   base.check_embed(what, given)
-  local client = client_of.for_call(self.settings, given.model, what, 2)
+  local client = client_of.for_call(base.settings(self), given.model, what, 2)
   if client.api.no_embed then
     error(("%s: %s"):format(what, client.api.no_embed), 2)
   end
@@ -321,7 +326,7 @@ end
 --   how many of them are taken; `p50`, `p95`: seconds that the latest chats took, nil while there are none
 function Model:stats()
   check_self(self, "model:stats")
-  local own = self.settings.limits
+  local own = base.settings(self).limits
   return {
     breaker = own.health:breaker(),
     concurrency = own.places and own.places:size(),
@@ -335,7 +340,7 @@ end
 -- @tparam string kind "openai", "anthropic" or "ollama"
 -- @tparam table given
 function base.new(kind, given)
-  return setmetatable({ settings = client_of.new(kind, given) }, Model)
+  return setmetatable({ handle = client_of.new(kind, given) }, Model)
 end
 
 -- ---- models made of models ----

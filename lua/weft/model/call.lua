@@ -60,7 +60,7 @@ end
 
 --- The headers of a request.
 function call.headers(client, key)
-  local headers = client.headers()
+  local headers = client.headers
   if not key then
     return headers
   end

@@ -1,7 +1,7 @@
 --- The settings of a model, checked and completed. Internal.
 --
--- A client is plain data, handles and closures, so it can be captured and sent. The closures hold what may be secret:
--- whoever prints the table sees none of it.
+-- Settings are made once and do not change. They lie in a dict, and a model is that handle: sending it costs next to
+-- nothing, each state unpacks it once, and whoever prints a model as a table sees no secret.
 local cache = require "weft.cache"
 local core = require "weft.core"
 local limits = require "weft.model.limits"
@@ -128,6 +128,15 @@ end
 
 -- ---- clients ----
 
+local function split_url(api, url)
+  local base, query = url:match("^([^?#]*)(%??[^#]*)")
+  base = base:gsub("/+$", "")
+  if api.version_path and not base:match("^%a+://[^/]+/") then
+    base = base .. api.version_path
+  end
+  return base, query
+end
+
 local function label_of(model, place)
   return ("%s at %s"):format(model, place)
 end
@@ -140,15 +149,31 @@ local function price_or_advice(what, self, level)
   return price
 end
 
+-- What this state has unpacked, by handle.
+local unpacked = setmetatable({}, { __mode = "k" })
+
 -- The API's own part is a module, which is found again in every state.
 local function attach(self)
-  return setmetatable({ api = require(apis[self.kind]) }, { __index = self })
+  self.api = require(apis[self.kind])
+  return self
+end
+
+--- The settings that a handle stands for.
+-- @tparam dict handle
+-- @treturn table
+function client.unpack(handle)
+  local self = unpacked[handle]
+  if not self then
+    self = attach(handle:get("settings"))
+    unpacked[handle] = self
+  end
+  return self
 end
 
 --- Makes the settings, for the public function `weft.model.KIND`.
 -- @tparam string kind "openai", "anthropic" or "ollama"
 -- @tparam table given
--- @treturn table
+-- @treturn dict a handle
 function client.new(kind, given)
   local what, api = "weft.model." .. kind, require(apis[kind])
   check_new(what, given)
@@ -157,9 +182,8 @@ function client.new(kind, given)
     check_header(what, name, value)
   end
   check_prices(what, given.prices or {})
-  local base, query = (given.base_url or api.base_url):match("^([^?#]*)(%??[^#]*)")
-  base = base:gsub("/+$", "")
-  local headers, forms = headers_of(api, given), secrets_of(given, query)
+  local base, query = split_url(api, given.base_url or api.base_url)
+  local forms = secrets_of(given, query)
   local place = redact.text(forms, base) -- what errors and tostring show
   local policy = retry.policy(what, given.retry or {}, USER - 1, "retry")
   if (given.retry or {}).budget == nil then
@@ -170,15 +194,10 @@ function client.new(kind, given)
     model = given.model,
     place = place,
     label = label_of(given.model, place),
-    target = function()
-      return base, query
-    end,
-    headers = function()
-      return headers
-    end,
-    forms = function()
-      return forms
-    end,
+    base = base,
+    query = query,
+    headers = headers_of(api, given),
+    forms = forms,
     timeout = given.timeout or TIMEOUT,
     ca_file = given.ca_file,
     max_tokens = given.max_tokens or api.max_tokens,
@@ -191,7 +210,9 @@ function client.new(kind, given)
     flights = given.coalesce and core.singleflight() or nil,
   }
   self.price = price_or_advice(what, self, USER - 1)
-  return self
+  local handle = core.dict()
+  handle:set("settings", self)
+  return handle
 end
 
 --- The settings for one call, maybe of another model.
@@ -199,14 +220,13 @@ end
 -- @tparam ?string model
 -- @tparam string what the public function
 -- @tparam integer level where an unknown price is an error
--- @treturn table with `api`
+-- @treturn table
 function client.for_call(self, model, what, level)
-  local own = attach(self)
-  own.base, own.query = self.target()
-  if model and model ~= self.model then
-    own.model, own.label = model, label_of(model, self.place)
-    own.price = price_or_advice(what, own, level + 1) or false
+  if not model or model == self.model then
+    return self
   end
+  local own = setmetatable({ model = model, label = label_of(model, self.place) }, { __index = self })
+  own.price = price_or_advice(what, own, level + 1) or false
   return own
 end
 

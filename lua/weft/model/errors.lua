@@ -79,18 +79,19 @@ end
 -- A message of the server's, in one line.
 local function excerpt(client, problem)
   local text = type(problem.message) == "string" and problem.message or ""
-  text = redact.text(client.forms(), text):gsub("%s+", " ")
+  text = redact.text(client.forms, text):gsub("%s+", " ") -- before it is cut: half a key is none that is known
   if #text > MAX_TEXT then
     text = text:sub(1, MAX_TEXT) .. "…"
   end
   return text == "" and "" or ": " .. text
 end
 
---- An error that names the model.
+--- An error that names the model, and holds no secret.
 function errors.new(client, kind, message, fields)
   local err = core.new_error(fields or {})
   err.kind = kind
-  err.message = ("%s: %s"):format(client.label, message)
+  err.message = ("%s: %s"):format(client.label, redact.text(client.forms, message))
+  err.cause = redact.value(client.forms, err.cause)
   return err
 end
 
@@ -128,12 +129,12 @@ end
 --- A request that got no answer: the engine's error, named after the model.
 function errors.of_transport(client, err)
   err.message = ("%s: %s"):format(client.model, err.message)
-  return redact.value(client.forms(), err)
+  return redact.value(client.forms, err)
 end
 
 --- An answer that is not what the API promises.
 function errors.bad_reply(client, what, status)
-  return errors.new(client, "bad_reply", redact.text(client.forms(), what), { status = status })
+  return errors.new(client, "bad_reply", what, { status = status })
 end
 
 return errors

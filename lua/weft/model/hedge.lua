@@ -53,11 +53,11 @@ local function delay_of(self, series)
   if self.after ~= "p95" then
     return self.after
   end
-  return self.members[1].settings.limits.health:quantile(series, SHARE, LEAST)
+  return base.settings(self.members[1]).limits.health:quantile(series, SHARE, LEAST)
 end
 
 local function may_start(member)
-  return not base.is_model(member) or retry.take_out(member.settings.retry.budget)
+  return not base.is_model(member) or retry.take_out(base.settings(member).retry.budget)
 end
 
 -- Starts run(i) as a task of the caller's state. It stores its outcome and then tells its number.

@@ -10,7 +10,6 @@ local options = require "weft.options"
 local limits = {}
 
 local MINUTE = 60
-local LONGEST_PAUSE = 120 -- seconds; a server that wants more is not waited for
 local FIRST_PLACES, MOST_PLACES = 8, 256
 local COOLDOWN = 10
 
@@ -143,7 +142,7 @@ function limits.listen(client, res, err, tokens)
     end
     wait = err.retry_after or client.retry.base
   end
-  if wait > 0 and wait <= LONGEST_PAUSE then
+  if wait > 0 and wait <= client.retry.max_wait then
     client.limits.gate:pause(wait)
   end
 end

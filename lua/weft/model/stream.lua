@@ -22,6 +22,9 @@ local Stream = { __name = "weft.model stream" }
 Stream.__index = Stream
 Stream.__weft_advice = "a stream belongs to its task; read it there, and send what it brings"
 
+-- What a stream is made of is kept apart from it: there are keys in it, and a stream may be printed.
+local insides = setmetatable({}, { __mode = "k" })
+
 -- ---- what arrives ----
 
 local sources = {}
@@ -130,14 +133,28 @@ local function settle_success(self)
   end_transfer(self.res)
 end
 
+local function close(self)
+  if self.finished or self.failure then
+    return
+  end
+  self.failure = errors.new(self.client, "closed", "the stream was closed", { partial = self.reader:text() })
+  local tokens, usd = call.loss(self.client, self.call, nil, self.reader.size)
+  limits.leave(self.client, self.lease, "unknown", tokens, usd)
+  self.res:close()
+end
+
 -- One step, and the end of the account with the end of the stream.
 local function step(self)
-  if self.finished or self.failure then
+  local first = self.first
+  if first then
+    self.first = nil
+    return first
+  elseif self.finished or self.failure then
     return nil, self.failure
   end
   local ok, delta, err = pcall(read_delta, self)
   if not ok then -- cancelled
-    self:close()
+    close(self)
     error(delta, 0)
   elseif delta then
     return delta
@@ -158,16 +175,11 @@ end
 --   the text that came before
 -- @raise an error of kind "canceled" or "deadline" when the context is done
 function Stream:next()
-  local first = self.first
-  if first then
-    self.first = nil
-    return first
-  end
-  return step(self)
+  return step(insides[self])
 end
 
 local function next_text(self)
-  local delta, err = self:next()
+  local delta, err = step(insides[self])
   if err then
     error(err, 0)
   elseif delta then
@@ -188,29 +200,24 @@ end
 -- @treturn[2] error as @{model_stream:next}
 -- @raise as @{model_stream:next}
 function Stream:result()
-  while not self.finished and not self.failure do
-    self:next()
-  end
-  return self.finished, self.failure
+  local inside = insides[self]
+  repeat
+    local delta = step(inside)
+  until not delta
+  return inside.finished, inside.failure
 end
 
 --- Gives up what has not arrived. Allowed at any time, and more than once.
 function Stream:close()
-  if self.finished or self.failure then
-    return
-  end
-  self.failure = errors.new(self.client, "closed", "the stream was closed", { partial = self.reader:text() })
-  local tokens, usd = call.loss(self.client, self.call, nil, self.reader.size)
-  limits.leave(self.client, self.lease, "unknown", tokens, usd)
-  self.res:close()
+  close(insides[self])
 end
 
 function Stream:__close()
-  self:close()
+  close(insides[self])
 end
 
 function Stream:__tostring()
-  return ("weft.model stream: %s"):format(self.client.label)
+  return ("weft.model stream: %s"):format(insides[self].client.label)
 end
 
 -- ---- asking ----
@@ -250,16 +257,16 @@ local function is_stream(client, res)
   return client.api.stream_format ~= "events" or not kind:find("application/json", 1, true)
 end
 
-local function new_stream(client, this, lease, res)
+local function new_inside(client, this, lease, res)
   local reader = read.new_reader()
-  return setmetatable({
+  return {
     client = client,
     call = this,
     lease = lease,
     res = res,
     reader = reader,
     guard = guard(client, this, lease, reader),
-  }, Stream)
+  }
 end
 
 local function open(client, this, lease, res)
@@ -271,12 +278,12 @@ local function open(client, this, lease, res)
     elseif not result then
       return nil, err
     end
-    local self = new_stream(client, this, lease, res)
+    local self = new_inside(client, this, lease, res)
     self.finished, self.first = result, { text = result.text, tool_calls = result.tool_calls }
     return self
   end
   limits.listen(client, res, nil, this.tokens)
-  local self = new_stream(client, this, lease, res)
+  local self = new_inside(client, this, lease, res)
   local err
   self.first, err = step(self)
   if err then
@@ -303,16 +310,22 @@ end
 --- Asks for a stream, and waits for its first part: until then, and no longer, it is asked for again where that may
 -- help. Internal.
 function stream.open(client, this)
-  return retry.run(client.retry, function(number, key)
-    local self, err = attempt(client, this, key)
+  local inside, err = retry.run(client.retry, function(number, key)
+    local self, failure = attempt(client, this, key)
     if self then
       self.attempts = number
       if self.finished then
         self.finished.attempts = number
       end
     end
-    return self, err
+    return self, failure
   end)
+  if not inside then
+    return nil, err
+  end
+  local self = setmetatable({ attempts = inside.attempts }, Stream)
+  insides[self] = inside
+  return self
 end
 
 return stream
