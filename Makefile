@@ -225,9 +225,12 @@ $(C_BUILD)/bench_stream: bench/stream.c $(CORE_BUILD)/libweft.a
 	$(CC) $(BASE_CFLAGS) -Isrc/core $^ -o $@ -lcurl -lm
 
 bench-stream: $(C_BUILD)/bench_stream
+	@sh scripts/deps.sh bench
 	@$(MAKE) --no-print-directory -s all
 	@$(MAKE) --no-print-directory -s LUA=luajit all
+	@cd bench/gostream && go build -o ../../build/gostream .
 	@ulimit -n 4096 && $<
+	@ulimit -n 4096 && build/gostream 1000 100
 	@ulimit -n 4096 && env LUA_PATH="$(CURDIR)/lua/?.lua;$(CURDIR)/lua/?/init.lua;;" LUA_CPATH="$(CURDIR)/build/lua54/?.so;;" lua5.4 bench/stream.lua
 	@ulimit -n 4096 && env LUA_PATH="$(CURDIR)/lua/?.lua;$(CURDIR)/lua/?/init.lua;;" LUA_CPATH="$(CURDIR)/build/luajit/?.so;;" luajit bench/stream.lua
 

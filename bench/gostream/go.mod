@@ -1,0 +1,3 @@
+module weft/bench/gostream
+
+go 1.19
