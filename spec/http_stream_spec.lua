@@ -472,6 +472,36 @@ describe("weft.http with stream = true", function()
     end)
   end)
 
+  it("hundreds of tasks read streams of the model server at once", function()
+    local count = os.getenv "WEFT_SAN" == "thread" and 60 or 400
+    local text = "one two three four five six seven eight nine ten"
+    local server = assert(require("weft.testing").model_server {
+      reply = text, stream = { delay = 0.001 }, connections = 2 * count + 200, -- both ends are in this process
+    })
+    local group = weft.group()
+    for i = 1, count do
+      group:go(function(_, url)
+        local res = assert(http.post(url, {
+          stream = true,
+          buffer = i % 2 == 0 and 10 or nil,
+          json = { model = "m", stream = true, messages = { { role = "user", content = "count" } } },
+        }))
+        local words = {}
+        for event in res:events() do
+          local chunk = event.data ~= "[DONE]" and weft.json.decode(event.data)
+          local delta = chunk and chunk.choices[1] and chunk.choices[1].delta
+          words[#words + 1] = delta and delta.content or nil
+        end
+        return table.concat(words)
+      end, server.url .. "/chat/completions")
+    end
+    local texts, err = group:wait()
+    assert.is_nil(err)
+    for i = 1, count do assert.equal(text, texts[i]) end
+    group:close()
+    server:close()
+  end)
+
   describe("through a client", function()
     -- Answers by turns. One that is not whole waits for the other side to close the connection, which
     -- `results` has the path of.
