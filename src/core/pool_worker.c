@@ -80,8 +80,10 @@ static void worker_main(void *arg) {
   const weft_runtime *runtime = worker->pool->runtime;
   weft_error *error = NULL;
   worker->thread = pthread_self();
-  if (worker->pool->nice)
-    setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), worker->pool->nice);
+  if (worker->pool->nice) {
+    id_t self = (id_t)syscall(SYS_gettid);
+    setpriority(PRIO_PROCESS, self, getpriority(PRIO_PROCESS, self) + worker->pool->nice);
+  }
   worker->state = runtime->open(worker, &error);
   if (worker->state) {
     weft_monitor_enter(worker);
