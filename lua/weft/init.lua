@@ -38,10 +38,15 @@ core.methods.context.after = function(ctx, fn)
   return require("weft.after").after(ctx, fn)
 end
 
+core.methods.group.start = function(...)
+  return require("weft.start").start(...)
+end
+
 --- Modules that add functions to weft, or are fields of it, loaded on first use.
 local functions = {
   scope = "weft.scope",
   shield = "weft.scope",
+  supervise = "weft.start",
   is = "weft.error",
   all = "weft.parallel",
   any = "weft.parallel",

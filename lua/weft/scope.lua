@@ -9,14 +9,65 @@ local function pack(...)
   return { n = select("#", ...), ... }
 end
 
+local function is_echo(err)
+  return core.is_error(err) and (err.kind == "canceled" or err.kind == "deadline")
+end
+
+-- Whether an error is another one, or was caused by it.
+local function comes_from(err, other)
+  while err ~= nil do
+    if err == other then
+      return true
+    end
+    err = core.is_error(err) and err.cause or nil
+  end
+  return false
+end
+
+-- What tasks failed with by themselves: neither the body's own error, nor the echo of its cancellation.
+local function failures_beside(group, raised)
+  local failures = {}
+  for i = 1, group:stats().started do
+    local err = group:error_of(i)
+    if err ~= nil and not is_echo(err) and not comes_from(raised, err) then
+      failures[#failures + 1] = err
+    end
+  end
+  return failures
+end
+
+-- What a scope raises whose body has raised, once its tasks have ended.
+local function error_of_body(group, raised)
+  local failures = failures_beside(group, raised)
+  if #failures == 0 then
+    return raised
+  elseif is_echo(raised) and core.current():err() == nil then
+    if #failures == 1 then
+      return failures[1]
+    end
+  else
+    table.insert(failures, 1, raised)
+  end
+  return core.new_error {
+    kind = "joined",
+    message = ("%s (and %d more failed; the first of them: %s)"):format(
+      tostring(failures[1]),
+      #failures - 1,
+      tostring(failures[2])
+    ),
+    errors = failures,
+  }
+end
+
 --- Runs a function with a group, waits for its tasks, and leaves the group whatever happens. The way
 -- to write groups on LuaJIT, which has no `<close>`.
 -- @tparam[opt] context ctx
 -- @tparam[opt] table opts as for weft.group
 -- @tparam function fn called with the group
 -- @return what group:wait returns: results, or nil and the first error
--- @raise what fn raised, once the tasks have been cancelled and have ended; when no task failed, the
---   error of the caller's context if that is done
+-- @raise what fn raised, once the tasks have been cancelled and have ended; when tasks had failed by themselves as well,
+--   an error of kind "joined" with `errors`, fn's first; when no task failed, the error of the caller's context if that
+--   is done
 function M.scope(ctx, opts, fn)
   if type(ctx) == "function" then
     ctx, opts, fn = nil, nil, ctx
@@ -34,7 +85,7 @@ function M.scope(ctx, opts, fn)
   if not ok then
     group:cancel(raised)
     group:close()
-    error(raised, 0)
+    error(error_of_body(group, raised), 0)
   end
   local outcome = pack(pcall(group.wait, group))
   group:close()

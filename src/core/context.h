@@ -18,6 +18,7 @@ struct weft_context {
   _Atomic int is_done;
   uint8_t is_detached; /* constant: the parent's end is not ours */
   weft_parcel key, value; /* of with_value; constant */
+  weft_handle *notified;  /* of a task's own context, the task's: who is told of its end; or NULL */
   pthread_mutex_t lock;
   /* guarded by lock */
   weft_error *error, *cause; /* retained, set when done */

@@ -6,8 +6,10 @@
  */
 #include "task.h"
 
+#include "channel.h"
 #include "group.h"
 #include "mem.h"
+#include "waitgroup.h"
 
 #include <string.h>
 
@@ -148,9 +150,51 @@ int weft_task_cancel(weft_task *task, weft_error *cause) {
   return 1;
 }
 
+/* Few tasks have somebody to tell: it is kept in their own context. */
+int weft_task_notify(weft_task *task, weft_handle *handle) {
+  weft_context *own = weft_task_own_context(task);
+  int rc = own ? WEFT_OK : WEFT_NOMEM;
+  if (own && handle->type == &weft_waitgroup_type)
+    rc = weft_waitgroup_add((weft_waitgroup *)handle, 1);
+  if (rc != WEFT_OK)
+    return rc;
+  weft_handle_retain(handle);
+  own->notified = handle;
+  return WEFT_OK;
+}
+
+static weft_handle *take_notified(weft_task *task) {
+  weft_context *own = atomic_load_explicit(&task->own_context, memory_order_acquire);
+  weft_handle *notified = own ? own->notified : NULL;
+  if (notified)
+    own->notified = NULL;
+  return notified;
+}
+
+void weft_task_unnotify(weft_task *task) {
+  weft_handle *handle = take_notified(task);
+  if (!handle)
+    return;
+  if (handle->type == &weft_waitgroup_type)
+    weft_waitgroup_done((weft_waitgroup *)handle);
+  weft_handle_release(handle);
+}
+
+static void tell(weft_handle *handle) {
+  if (handle->type == &weft_waitgroup_type)
+    weft_waitgroup_done((weft_waitgroup *)handle);
+  else
+    weft_channel_close((weft_channel *)handle);
+  weft_handle_release(handle);
+}
+
 int weft_task_end(weft_task *task, uint8_t status) {
+  weft_handle *notified = take_notified(task);
   atomic_store_explicit(&task->status, status, memory_order_release);
-  return weft_group_task_ended(task->group, task);
+  int rc = weft_group_task_ended(task->group, task);
+  if (notified) /* who hears of the end finds the task ended */
+    tell(notified);
+  return rc;
 }
 
 void weft_task_set_error(weft_task *task, weft_error *error) {

@@ -47,6 +47,12 @@ void weft_task_cache_free(weft_task_cache *cache);
  * itself may be gone when this returns. Never blocks for longer than a lock. 1 when that woke somebody. */
 int weft_task_end(weft_task *task, uint8_t status);
 
+/* Before the task is submitted: its end, however it comes, takes one from the waitgroup's count, which is
+ * raised here, or closes the channel. WEFT_OK, WEFT_TOO_LARGE or WEFT_NOMEM. */
+int weft_task_notify(weft_task *task, weft_handle *handle);
+/* For a task that was not submitted after all. */
+void weft_task_unnotify(weft_task *task);
+
 /* The context that the task runs under; borrowed, valid until the task ends. */
 weft_context *weft_task_context(weft_task *task);
 /* A context of the task's own, so that it can be cancelled alone; borrowed. NULL: no memory. */

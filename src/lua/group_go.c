@@ -4,10 +4,13 @@
  * of the state that made the group. Invariant: what can raise comes before the task counts.
  */
 #include "group_body.h"
+#include "../core/channel.h"
+#include "../core/waitgroup.h"
 
 #include "errors.h"
 #include "guest.h"
 #include "mem.h"
+#include "objects.h"
 #include "pool.h"
 #include "vmprobe.h"
 
@@ -15,6 +18,12 @@
 #include <string.h>
 
 enum { DRAIN_EVERY = 64, CREDIT = 64 };
+
+/* Where the arguments of a go are. */
+typedef struct call {
+  int function, name;    /* stack indices; name 0: none */
+  weft_handle *notified; /* of the task's end, borrowed; NULL: nobody */
+} call;
 
 /* When the older half of the tasks is forgotten, their room serves those to come. */
 static int reuse_slots(weft_group_body *group) {
@@ -93,15 +102,14 @@ void weft_group_settle(weft_group_body *group) {
 }
 
 /* A task with function and arguments packed. */
-static weft_task *pack_task(weft_group_body *group, lua_State *L, int function, int count,
-                            int name_index) {
+static weft_task *pack_task(weft_group_body *group, lua_State *L, const call *call, int count) {
   weft_state *state = group->state;
-  weft_task *task = new_task(group, L, name_index);
-  if (weft_encode_task(state, L, function, count, &group->keeper, &task->parcel))
+  weft_task *task = new_task(group, L, call->name);
+  if (weft_encode_task(state, L, call->function, count, &group->keeper, &task->parcel))
     return task;
   weft_task_give(&state->free_tasks, task);
-  weft_encode(state, L, function, count, "argument", &group->keeper);
-  task = new_task(group, L, name_index);
+  weft_encode(state, L, call->function, count, "argument", &group->keeper);
+  task = new_task(group, L, call->name);
   if (weft_parcel_finish(&state->writer, &task->parcel) != WEFT_BUF_OK) {
     weft_task_give(&state->free_tasks, task);
     luaL_error(L, "not enough memory");
@@ -110,31 +118,44 @@ static weft_task *pack_task(weft_group_body *group, lua_State *L, int function, 
   return task;
 }
 
+/* Frees the task when it raises. */
+static void set_notified(lua_State *L, weft_task *task, const call *call) {
+  int rc = call->notified ? weft_task_notify(task, call->notified) : WEFT_OK;
+  if (rc == WEFT_OK)
+    return;
+  weft_task_free(task);
+  luaL_error(L,
+             rc == WEFT_NOMEM ? "not enough memory" : "waitgroup:go: the count would be too large");
+}
+
 /* A WEFT_ code. */
-static int submit(weft_group_body *group, lua_State *L, int function, int count, int name_index) {
-  weft_task *task = pack_task(group, L, function, count, name_index);
+static int submit(weft_group_body *group, lua_State *L, const call *call, int count) {
+  weft_task *task = pack_task(group, L, call, count);
+  set_notified(L, task, call);
   count_in(group, task);
   int rc = weft_pool_submit(group->core->pool, task);
-  if (rc != WEFT_OK)
+  if (rc != WEFT_OK) {
+    weft_task_unnotify(task);
     count_out(group, task);
+  }
   return rc;
 }
 
 /* What can raise comes before the task counts. */
-static int start_local(weft_group_body *group, lua_State *L, int function, int count,
-                       int name_index) {
-  weft_task *task = new_task(group, L, name_index);
+static int start_local(weft_group_body *group, lua_State *L, const call *call, int count) {
+  weft_task *task = new_task(group, L, call->name);
   weft_context *own = weft_task_own_context(task);
   if (!own || !lua_checkstack(L, count + 8)) {
     weft_task_give(&group->state->free_tasks, task);
     return luaL_error(L, "not enough memory");
   }
   task->kind = WEFT_KIND_LOCAL;
-  lua_pushvalue(L, function);
+  lua_pushvalue(L, call->function);
   weft_push_handle(group->state, L, &own->handle);
   for (int i = 1; i < count; i++)
-    lua_pushvalue(L, function + i);
+    lua_pushvalue(L, call->function + i);
   weft_fiber *fiber = weft_scheduler_reserve(&group->state->scheduler, L, count + 1);
+  set_notified(L, task, call);
   count_in(group, task);
   weft_scheduler_start_local(&group->state->scheduler, L, fiber, task, count + 1);
   return WEFT_OK;
@@ -158,17 +179,22 @@ static int is_refused(weft_group_body *group, lua_State *L) {
   return 1;
 }
 
-static int check_function(lua_State *L, const char *what) {
-  int function = lua_type(L, 2) == LUA_TSTRING ? 3 : 2;
-  if (!lua_isfunction(L, function))
-    weft_bad_argument(L, what, function == 3 ? "fn" : "fn or name", "a function", function);
-  return function;
+/* [name,] fn from stack index `first` on. */
+static call check_call(lua_State *L, const char *what, int first) {
+  call call = {.function = first};
+  if (lua_type(L, first) == LUA_TSTRING) {
+    call.name = first;
+    call.function++;
+  }
+  if (!lua_isfunction(L, call.function))
+    weft_bad_argument(L, what, call.name ? "fn" : "fn or name", "a function", call.function);
+  return call;
 }
 
 /* Starts the task: pushes results and returns how many, or WEFT_WOULD_WAIT with the stack as it
  * was. */
-static int try_start(weft_group_body *group, lua_State *L, int function) {
-  int top = lua_gettop(L), count = top - function + 1, name = function == 3 ? 2 : 0;
+static int try_start(weft_group_body *group, lua_State *L, const call *call) {
+  int top = lua_gettop(L), count = top - call->function + 1;
   if ((group->count & (DRAIN_EVERY - 1)) == 0)
     weft_group_drain(group, L, 1);
   if (is_refused(group, L))
@@ -176,8 +202,7 @@ static int try_start(weft_group_body *group, lua_State *L, int function) {
   uint32_t limit = group->core->limit;
   if (limit && weft_group_running(group->core) - group->credit >= limit)
     return WEFT_WOULD_WAIT;
-  int rc = group->is_local ? start_local(group, L, function, count, name)
-                           : submit(group, L, function, count, name);
+  int rc = group->is_local ? start_local(group, L, call, count) : submit(group, L, call, count);
   if (rc == WEFT_WOULD_WAIT) {
     lua_settop(L, top);
     return rc;
@@ -193,6 +218,7 @@ static int try_start(weft_group_body *group, lua_State *L, int function) {
 }
 
 static int go(lua_State *L);
+static int go_notifying(lua_State *L);
 
 static int finish_go(lua_State *L, weft_park *park, int source) {
   weft_state *state = weft_state_of(L);
@@ -221,10 +247,13 @@ static void describe_go(const weft_park *park, char *text, size_t size) {
 
 static const weft_park_op go_op = {"group:go", finish_go, go, leave_go, NULL, 0, describe_go};
 
+static const weft_park_op go_notifying_op = {"group:go", finish_go, go_notifying, leave_go,
+                                             NULL,       0,         describe_go};
+
 /* Waits for room, in the group or in the pool's queue. */
-static int wait_for_room(weft_group_body *group, lua_State *L) {
+static int wait_for_room(weft_group_body *group, lua_State *L, const weft_park_op *op) {
   weft_group *core = group->core;
-  weft_park *park = weft_park_begin(group->state, L, &go_op, core);
+  weft_park *park = weft_park_begin(group->state, L, op, core);
   weft_group_settle(group);
   int is_limit = core->limit && weft_group_running(core) >= core->limit, must_wait;
   park->waiter.slot = is_limit ? (void *)core : NULL;
@@ -233,6 +262,16 @@ static int wait_for_room(weft_group_body *group, lua_State *L) {
   else
     must_wait = core->pool && weft_pool_wait_room(core->pool, &park->waiter);
   return must_wait ? weft_park_wait(group->state, L, park, core->context) : WEFT_AGAIN;
+}
+
+static int start(weft_group_body *group, lua_State *L, const call *call, const weft_park_op *op) {
+  int rc;
+  do {
+    rc = try_start(group, L, call);
+    if (rc == WEFT_WOULD_WAIT)
+      rc = wait_for_room(group, L, op);
+  } while (rc == WEFT_AGAIN);
+  return rc;
 }
 
 /*** Starts a task. Waits while the group's limit is reached or the pool's queue is full.
@@ -247,13 +286,26 @@ static int wait_for_room(weft_group_body *group, lua_State *L) {
  */
 static int go(lua_State *L) {
   weft_group_body *group = weft_check_open_group(L, "group:go");
-  int function = check_function(L, "group:go"), rc;
-  do {
-    rc = try_start(group, L, function);
-    if (rc == WEFT_WOULD_WAIT)
-      rc = wait_for_room(group, L);
-  } while (rc == WEFT_AGAIN);
-  return rc;
+  call call = check_call(L, "group:go", 2);
+  return start(group, L, &call, &go_op);
+}
+
+/*** The same, for a task whose end, however it comes, is told to a waitgroup, which counts it in,
+ * or to a channel, which is closed then.
+ * @function group:go_notifying
+ * @local
+ * @param handle the waitgroup or channel
+ * @tparam[opt] string name
+ * @tparam function fn
+ * @param ...
+ */
+static int go_notifying(lua_State *L) {
+  weft_group_body *group = weft_check_open_group(L, "group:go");
+  call call = check_call(L, "group:go", 3);
+  call.notified = weft_to_handle(L, 2, &weft_waitgroup_type);
+  if (!call.notified)
+    call.notified = weft_check_handle(L, 2, &weft_channel_type, "group:go_notifying", "handle");
+  return start(group, L, &call, &go_notifying_op);
 }
 
 /*** Starts a task unless that would wait (Go: errgroup.TryGo).
@@ -265,7 +317,8 @@ static int go(lua_State *L) {
  */
 static int try_go(lua_State *L) {
   weft_group_body *group = weft_check_open_group(L, "group:try_go");
-  int rc = try_start(group, L, check_function(L, "group:try_go"));
+  call call = check_call(L, "group:try_go", 2);
+  int rc = try_start(group, L, &call);
   if (rc != WEFT_WOULD_WAIT)
     return rc;
   lua_pushboolean(L, 0);
@@ -273,7 +326,9 @@ static int try_go(lua_State *L) {
 }
 
 void weft_add_go_methods(weft_state *state, lua_State *L) {
-  static const weft_function methods[] = {
-      {"go", go, WEFT_BLOCKS_VARIADIC}, {"try_go", try_go, 0}, {NULL, NULL, 0}};
+  static const weft_function methods[] = {{"go", go, WEFT_BLOCKS_VARIADIC},
+                                          {"go_notifying", go_notifying, WEFT_BLOCKS_VARIADIC},
+                                          {"try_go", try_go, 0},
+                                          {NULL, NULL, 0}};
   weft_add_methods(L, state, methods);
 }

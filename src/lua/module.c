@@ -210,6 +210,7 @@ WEFT_MODULE_API int luaopen_weft_core(lua_State *L) {
   weft_open_nginx(state, L);
   lua_newtable(L); /* methods of classes that lua/weft extends */
   expose_methods(L, "weft.context");
+  expose_methods(L, "weft.group");
   lua_setfield(L, -2, "methods");
   return 1;
 }

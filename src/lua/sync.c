@@ -179,6 +179,35 @@ static void add_with(lua_State *L) {
 
 /* ---- waitgroups ---- */
 
+/*** Starts a task of a group that the waitgroup counts (Go: WaitGroup.Go): done when it ends, however it ends, also when
+ * it raises or is cancelled before it has begun.
+ * @function waitgroup:go
+ * @tparam group group that owns the task
+ * @tparam[opt] string name
+ * @tparam function fn
+ * @param ... its arguments
+ * @return as @{group:go}
+ * @raise bad argument; as @{group:go}
+ */
+static const char go_source[] =
+    "return function(self, group, ...)\n"
+    "  local go = type(group) == 'table' and group.go_notifying\n"
+    "  if not go then\n"
+    "    error(\"bad argument 'group' to waitgroup:go: expected a group, got \" .. type(group), 2)\n"
+    "  end\n"
+    "  return go(group, self, ...)\n"
+    "end\n";
+
+/* Lua, since going on after a wait needs its arguments where group:go has them. */
+static void add_go(lua_State *L) {
+  lua_getfield(L, -1, "__index");
+  if (luaL_loadbuffer(L, go_source, sizeof go_source - 1, WEFT_SHIM_CHUNK) != 0)
+    lua_error(L);
+  lua_call(L, 0, 1);
+  lua_setfield(L, -2, "go");
+  lua_pop(L, 1);
+}
+
 static weft_waitgroup *check_waitgroup(lua_State *L, const char *what) {
   return (weft_waitgroup *)weft_check_handle(L, 1, &weft_waitgroup_type, what, "self");
 }
@@ -287,6 +316,7 @@ static void open_waitgroup(weft_state *state, lua_State *L) {
                                           {"__tostring", weft_object_tostring, 0},
                                           {NULL, NULL, 0}};
   weft_new_class(L, state, "weft.waitgroup", methods);
+  add_go(L);
   weft_register_handle_class(L, &weft_waitgroup_type);
   lua_pop(L, 1);
 }
