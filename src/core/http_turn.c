@@ -85,7 +85,18 @@ static void follow(weft_http_transfer *transfer) {
     end_transfer(transfer, CURLE_OUT_OF_MEMORY, weft_http_error_nomem(transfer));
 }
 
+/* libcurl takes a connection that was closed within the headers for a good end. */
+static CURLcode check_head(weft_http_transfer *transfer) {
+  if (transfer->has_final_head)
+    return CURLE_OK;
+  snprintf(transfer->slot->reason, sizeof transfer->slot->reason,
+           "the server closed the connection before the end of its headers");
+  return CURLE_GOT_NOTHING;
+}
+
 void weft_http_completed(weft_http_transfer *transfer, CURLcode code) {
+  if (code == CURLE_OK)
+    code = check_head(transfer);
   if (code == CURLE_OK && transfer->next_url) {
     follow(transfer);
     return;

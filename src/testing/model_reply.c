@@ -427,13 +427,14 @@ static void put_framing(making *m, weft_json_writer *out) {
   int framing = weft_model_chosen(m->turn->style.framing, WEFT_MODEL_FRAMING_USUAL);
   bool unsized = answer->streams || framing != WEFT_MODEL_FRAMING_USUAL;
   answer->chunked = unsized && framing != WEFT_MODEL_FRAMING_CLOSE && !m->old;
-  answer->close = !m->keep_alive || (unsized && !answer->chunked) || m->fault.length_off != 0;
+  bool wrong = !unsized && m->fault.length_off != 0;
+  answer->close = !m->keep_alive || (unsized && !answer->chunked) || wrong;
   answer->keeps_promise = !weft_model_chosen(m->turn->style.hang_up, 0);
   if (answer->chunked)
     weft_model_put_header(out, "Transfer-Encoding", "chunked");
   else if (!unsized)
     put_length(out, (int64_t)answer->body.size + m->fault.length_off);
-  bool told = answer->close && m->fault.length_off == 0;
+  bool told = answer->close && !wrong;
   weft_model_put_header(out, "Connection", told ? "close" : "keep-alive");
 }
 
