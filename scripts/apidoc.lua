@@ -34,7 +34,7 @@ local sections = {
     "lua/weft/error.lua",
     "src/lua/module.c",
   },
-  { "Watching", "What the process does.", "src/lua/tasks.c", "src/lua/metrics.c" },
+  { "Watching", "What the process does.", "src/lua/tasks.c", "src/lua/metrics.c", "src/lua/trace.c", "lua/weft/span.lua" },
   { "weft.http", nil, "lua/weft/http.lua", "lua/weft/http/client.lua", "src/lua/http.c", "lua/weft/http/stream.lua" },
   { "Server-sent events", "The parser alone.", "src/lua/sse.c" },
   { "Budgets", "What may be spent, by all tasks together.", "src/lua/budget.c" },

@@ -25,6 +25,8 @@ local internal = {
   null = true,
   own_folder = true,
   virtual_clock = true,
+  span_begin = true,
+  span_end = true,
   random = true,
 }
 for name, value in pairs(core) do
@@ -47,6 +49,7 @@ local functions = {
   scope = "weft.scope",
   shield = "weft.scope",
   supervise = "weft.start",
+  span = "weft.span",
   is = "weft.error",
   all = "weft.parallel",
   any = "weft.parallel",

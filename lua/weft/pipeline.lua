@@ -50,7 +50,11 @@ function M.run_item(ctx, stages, gates, value, index)
     if gate then
       gate:acquire()
     end
+    local is_traced = core.span_begin(stage.name)
     local ok, result, err = pcall(stage.fn, value, ctx, index)
+    if is_traced then
+      core.span_end(stage.name)
+    end
     if gate then
       gate:release()
     end

@@ -13,6 +13,7 @@
 #include "platform.h"
 #include "state.h"
 #include "stats.h"
+#include "trace.h"
 #include "weft.h"
 #include "worker.h"
 
@@ -22,6 +23,7 @@ enum { EXIT_WAIT_MS = 500 };
 
 /* libcurl and OpenSSL free their globals in exit handlers of their own, which run after ours. */
 static void at_exit(void) {
+  weft_trace_stop();
   weft_io_stop(EXIT_WAIT_MS);
 }
 
@@ -202,6 +204,7 @@ WEFT_MODULE_API int luaopen_weft_core(lua_State *L) {
   weft_open_singleflight(state, L);
   weft_open_http(state, L);
   weft_open_tasks(state, L);
+  weft_open_trace(state, L);
   weft_open_metrics(state, L);
   weft_open_virtual_clock(state, L);
   weft_open_http_stream(state, L);

@@ -11,6 +11,7 @@
 #include "guest.h"
 #include "platform.h"
 #include "state.h"
+#include "trace.h"
 
 #include <string.h>
 
@@ -246,7 +247,11 @@ static int drive(weft_scheduler *scheduler, lua_State *L) {
 
 static int wait_outside(weft_state *state, lua_State *L, weft_park *park) {
   weft_scheduler *scheduler = &state->scheduler;
-  if (drive(scheduler, L)) {
+  uint64_t since_ns = weft_trace_is_on() ? weft_trace_now_ns() : 0;
+  int is_raising = drive(scheduler, L);
+  if (since_ns && weft_trace_is_on())
+    weft_trace_did(park->op->what, since_ns);
+  if (is_raising) {
     weft_park_abandon(park);
     return lua_error(L);
   }

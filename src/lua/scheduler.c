@@ -16,6 +16,7 @@
 #include "platform.h"
 #include "roster.h"
 #include "state.h"
+#include "traced.h"
 #include "value.h"
 
 enum { MAX_IDLE = 1024 };
@@ -51,6 +52,7 @@ static weft_fiber *take_fiber(weft_scheduler *scheduler, lua_State *L) {
   weft_tally(&scheduler->live, 1);
   fiber->next = NULL;
   fiber->where = NULL;
+  fiber->is_traced = fiber->traces_wait = 0;
   fiber->is_local = fiber->kills = fiber->was_parked = fiber->holds_handle = 0;
   fiber->start_args = 0;
   fiber->state = WEFT_FIBER_READY;
@@ -93,7 +95,10 @@ void weft_fiber_push_ready(weft_scheduler *scheduler, weft_fiber *fiber) {
 
 /* ---- running ---- */
 
-static void resume(weft_scheduler *scheduler, lua_State *L, weft_fiber *fiber, int nargs) {
+/* `traced`: NULL, but while a trace runs; a constant where this is inlined. */
+static inline __attribute__((always_inline)) void run_fiber(weft_scheduler *scheduler, lua_State *L,
+                                                            weft_fiber *fiber, int nargs,
+                                                            weft_traced *traced) {
   weft_fiber *outer = scheduler->current;
   lua_State *outer_running = scheduler->running;
   int nresults;
@@ -103,6 +108,8 @@ static void resume(weft_scheduler *scheduler, lua_State *L, weft_fiber *fiber, i
   if (scheduler->worker)
     weft_slice_begin(scheduler->worker);
   int rc = weft_resume(fiber->co, L, nargs, &nresults);
+  if (traced)
+    weft_traced_end(fiber, traced, rc != LUA_YIELD); /* before others hear of the task's end */
   scheduler->current = outer;
   scheduler->running = outer_running;
   scheduler->is_yield_of_task = 0;
@@ -119,6 +126,16 @@ static void resume(weft_scheduler *scheduler, lua_State *L, weft_fiber *fiber, i
     if (fiber->state == WEFT_FIBER_RUNNING) /* preempted, or yielded by itself */
       weft_fiber_push_ready(scheduler, fiber);
   }
+}
+
+static void resume(weft_scheduler *scheduler, lua_State *L, weft_fiber *fiber, int nargs) {
+  weft_traced traced;
+  if (!weft_trace_is_on()) {
+    run_fiber(scheduler, L, fiber, nargs, NULL);
+    return;
+  }
+  weft_traced_begin(fiber, &traced);
+  run_fiber(scheduler, L, fiber, nargs, &traced);
 }
 
 /* Takes the place of the function of a task that was cancelled before it started. */

@@ -11,6 +11,7 @@ local limits = require "weft.model.limits"
 local prices = require "weft.model.prices"
 local read = require "weft.model.read"
 local retry = require "weft.retry"
+local span = require("weft.span").span
 
 local call = {}
 
@@ -195,7 +196,7 @@ end
 -- @treturn[2] nil
 -- @treturn[2] error
 function call.run(client, this)
-  return retry.run(client.retry, function(number, key)
+  return span("model " .. client.model, retry.run, client.retry, function(number, key)
     local result, err = attempt(client, this, key)
     if result then
       result.attempts = number

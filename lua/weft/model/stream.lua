@@ -8,6 +8,7 @@ local json = require "weft.json"
 local limits = require "weft.model.limits"
 local read = require "weft.model.read"
 local retry = require "weft.retry"
+local span = require("weft.span").span
 
 local stream = {}
 
@@ -310,7 +311,7 @@ end
 --- Asks for a stream, and waits for its first part: until then, and no longer, it is asked for again where that may
 -- help. Internal.
 function stream.open(client, this)
-  local inside, err = retry.run(client.retry, function(number, key)
+  local inside, err = span("model " .. client.model, retry.run, client.retry, function(number, key)
     local self, failure = attempt(client, this, key)
     if self then
       self.attempts = number
