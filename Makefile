@@ -191,6 +191,13 @@ bench:
 	@$(MAKE) --no-print-directory -s LUA=luajit all
 	@sh bench/run.sh
 
+# Ten reloads under load, 100,000 requests: some minutes.
+test-nginx-long:
+	@sh scripts/deps.sh test
+	@$(MAKE) --no-print-directory -s LUA=luajit all
+	@env LUA_PATH="$(CURDIR)/lua/?.lua;$(CURDIR)/lua/?/init.lua;$(CURDIR)/?.lua;;" LUA_CPATH="$(CURDIR)/build/luajit/?.so;;" \
+	  /usr/bin/luajit spec/support/run.lua spec/nginx_long.lua
+
 # weft in nginx, measured by wrk against nginx's own ways.
 bench-nginx:
 	@sh scripts/deps.sh bench-nginx
@@ -237,7 +244,7 @@ bench-stream: $(C_BUILD)/bench_stream
 clean:
 	rm -rf build
 
-.PHONY: bench-nginx all clean embed test-c test-lua lint test asan tsan demo bench bench-stream fuzz
+.PHONY: bench-nginx test-nginx-long all clean embed test-c test-lua lint test asan tsan demo bench bench-stream fuzz
 
 # ---- installing: by hand, or by the rockspec, which sets the folders ----
 

@@ -65,7 +65,7 @@ local function shell(command)
 end
 
 -- `options.locations` of the one server; `http` and `main`: more directives there; `init`: code for init_by_lua_block;
--- `workers` (1); `cache` ("on"); `env`: lines of names.
+-- `workers` (1); `cache` ("on"); `limit`: seconds until nginx is ended in any case (60).
 local function config(folder, port, options)
   local load = {}
   for i, name in ipairs(MODULES) do
@@ -132,8 +132,8 @@ function nginx.start(options)
   local file = assert(io.open(self.folder .. "/nginx.conf", "w"))
   file:write(config(self.folder, self.port, options))
   file:close()
-  self.pipe = assert(io.popen(("exec timeout -k 2 60 %s -p %s -e %s/error.log -c %s/nginx.conf 2>&1"):format(
-    binary, quoted(self.folder), self.folder, self.folder)))
+  self.pipe = assert(io.popen(("exec timeout -k 2 %d %s -p %s -e %s/error.log -c %s/nginx.conf 2>&1"):format(
+    options.limit or 60, binary, quoted(self.folder), self.folder, self.folder)))
   nginx.await("nginx answers: " .. self.folder, function()
     return (self:get "/ready") == 200
   end)

@@ -10,6 +10,7 @@
 
 #include "census.h"
 #include "clock.h"
+#include "io.h"
 #include "mem.h"
 #include "monitor.h"
 #include "platform.h"
@@ -82,7 +83,9 @@ static void worker_main(void *arg) {
   worker->thread = pthread_self();
   if (worker->pool->nice) {
     id_t self = (id_t)syscall(SYS_gettid);
-    setpriority(PRIO_PROCESS, self, getpriority(PRIO_PROCESS, self) + worker->pool->nice);
+    int nice = getpriority(PRIO_PROCESS, (id_t)getpid()); /* not ours: another worker may have made us */
+    weft_io_start(); /* else a task may start it, and it would inherit our priority for good */
+    setpriority(PRIO_PROCESS, self, nice + worker->pool->nice);
   }
   worker->state = runtime->open(worker, &error);
   if (worker->state) {
