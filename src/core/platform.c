@@ -23,7 +23,7 @@
 
 static _Atomic uint32_t threads_live;
 static _Atomic uint64_t thread_fail_countdown;
-static _Atomic uint32_t generation;
+_Atomic uint32_t weft_generation_now;
 static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
 enum { MAX_LOCKS = 32 };
 typedef struct lock_list { /* static locks of this library */
@@ -128,7 +128,7 @@ static void renew(lock_list *list) {
 }
 
 static void after_fork_in_child(void) {
-  atomic_fetch_add(&generation, 1);
+  atomic_fetch_add(&weft_generation_now, 1);
   atomic_store(&threads_live, 0); /* threads do not cross a fork */
   renew(&renewed);
   renew(&held);
@@ -156,10 +156,6 @@ void weft_process_renew_lock(pthread_mutex_t *lock) {
 
 void weft_process_hold_lock(pthread_mutex_t *lock) {
   add_lock(&held, lock);
-}
-
-uint32_t weft_process_generation(void) {
-  return atomic_load_explicit(&generation, memory_order_relaxed);
 }
 
 /* ---- parking ---- */

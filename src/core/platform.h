@@ -27,7 +27,10 @@ void weft_thread_fail_at(uint64_t nth);
 /* Processors that this process may run on (sched_getaffinity), at least 1. */
 uint32_t weft_cpu_count(void);
 /* Changes in the child of every fork: what was made under another number has no threads here. */
-uint32_t weft_process_generation(void);
+extern _Atomic uint32_t weft_generation_now;
+static inline uint32_t weft_process_generation(void) {
+  return atomic_load_explicit(&weft_generation_now, memory_order_relaxed);
+}
 /* Counts the fork handlers in: called once by everything that starts threads. */
 void weft_process_watch_forks(void);
 /* Makes a static lock anew in the child of every fork, whoever held it. Called once for each

@@ -139,10 +139,13 @@ static weft_worker *pop_idle(weft_pool *pool) {
 int weft_pool_find_hands_locked(weft_pool *pool, weft_worker **idle, weft_worker **fresh) {
   if (atomic_load(&pool->spinning) > 0)
     return WEFT_OK;
+  uint32_t hands = weft_pool_hands_locked(pool);
   *idle = pop_idle(pool);
-  if (!*idle)
+  if (!*idle && hands < atomic_load_explicit(&pool->max_threads, memory_order_relaxed)) {
     *fresh = weft_pool_reserve_locked(pool);
-  return weft_pool_hands_locked(pool) > 0 ? WEFT_OK : WEFT_NOTHREAD;
+    hands += *fresh != NULL;
+  }
+  return hands > 0 ? WEFT_OK : WEFT_NOTHREAD;
 }
 
 int weft_pool_has_stealable(weft_pool *pool) {

@@ -69,9 +69,12 @@ static weft_task *new_in_block(weft_task_cache *cache) {
 }
 
 static void empty_task(weft_task *task) {
-  weft_context_release(atomic_load_explicit(&task->own_context, memory_order_acquire));
+  weft_context *own = atomic_load_explicit(&task->own_context, memory_order_acquire);
+  if (own)
+    weft_context_release(own);
+  if (task->name)
+    weft_free(task->name);
   weft_parcel_empty(&task->parcel);
-  weft_free(task->name);
 }
 
 static void free_empty_task(weft_task *task) {

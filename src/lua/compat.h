@@ -33,6 +33,8 @@ static inline int weft_is_integer(lua_State *L, int index) {
   return lua_isinteger(L, index);
 }
 #define weft_is_plain_integer lua_isinteger
+/* Returns the type. */
+#define weft_rawgeti lua_rawgeti
 
 #else
 
@@ -47,6 +49,11 @@ static inline int weft_resume(lua_State *co, lua_State *from, int nargs, int *nr
   int rc = lua_resume(co, nargs);
   *nresults = lua_gettop(co);
   return rc;
+}
+
+static inline int weft_rawgeti(lua_State *L, int index, int n) {
+  lua_rawgeti(L, index, n);
+  return lua_type(L, -1);
 }
 
 static inline int lua_absindex(lua_State *L, int index) {

@@ -318,8 +318,13 @@ static void prepare_objects(decoder *d, const weft_parcel *parcel) {
 int weft_decode_plain(lua_State *L, const weft_parcel *parcel) {
   if (parcel->count != 1 || parcel->data[1] > WEFT_TAG_POINTER)
     return 0;
-  decoder d = {.L = L, .at = parcel->data + 2};
-  get_plain(&d, parcel->data[1]);
+  const uint8_t *at = parcel->data + 1;
+  if (at[0] == WEFT_TAG_INTEGER && at[1] < 128) { /* the commonest: one byte */
+    weft_push_integer(L, (int64_t)(at[1] >> 1) ^ -(int64_t)(at[1] & 1));
+    return 1;
+  }
+  decoder d = {.L = L, .at = at + 1};
+  get_plain(&d, at[0]);
   return 1;
 }
 

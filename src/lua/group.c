@@ -46,9 +46,9 @@ static int keep_code(weft_code_keeper *keeper, weft_code *code) {
 weft_group_body *weft_test_group(lua_State *L, int index) {
   if (lua_type(L, index) != LUA_TTABLE)
     return NULL;
-  lua_rawgeti(L, index, WEFT_GROUP_BODY);
-  weft_group_body *group = lua_touserdata(L, -1);
-  int is_ours = group && weft_rawlen(L, -1) == sizeof *group && group->keeper.keep == keep_code;
+  int is_ours = weft_rawgeti(L, index, WEFT_GROUP_BODY) == LUA_TUSERDATA;
+  weft_group_body *group = is_ours ? lua_touserdata(L, -1) : NULL;
+  is_ours = group && weft_rawlen(L, -1) == sizeof *group && group->keeper.keep == keep_code;
   lua_pop(L, 1);
   return is_ours ? group : NULL;
 }

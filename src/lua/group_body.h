@@ -27,6 +27,7 @@ typedef struct weft_group_body {
   weft_code_keeper keeper; /* first */
   weft_state *state;
   weft_group *core;  /* NULL once it was left */
+  weft_task *ended;  /* taken from the core group, and not drained yet */
   weft_task **slots; /* by index - 1 - base: the running core task, or how it ended; see below */
   uint32_t
       *order; /* indices in the order in which tasks were drained, but for the first order_base */

@@ -89,30 +89,31 @@ static void store_outcome(weft_group_body *group, lua_State *L, int env, weft_ta
 
 /* Takes over all tasks that have ended; `env` is the stack index of the group's table. */
 static void drain(weft_group_body *group, lua_State *L, int env) {
-  weft_task *task = weft_group_take_ended(group->core);
-  if (!task)
-    return;
   luaL_checkstack(L, 64, "results");
   lua_rawgeti(L, env, WEFT_GROUP_RESULTS);
-  while (task) {
+  for (weft_task *task; (task = group->ended);) {
     weft_task *next = task->next;
     if (task->kind == WEFT_KIND_LOCAL) {
       /* its outcome has never left the state */
     } else if (task->status == WEFT_TASK_DONE && weft_decode_plain(L, &task->parcel)) {
       lua_rawseti(L, -2, (int)task->index);
     } else {
+      group->ended = next; /* what this runs may drain, too */
       store_outcome(group, L, env, task);
     }
+    if (group->ended == task)
+      group->ended = next;
     *weft_slot_of(group, task->index) = weft_slot_status(task->status);
     group->order[group->drained++ - group->order_base] = task->index;
     weft_task_give(&group->state->free_tasks, task);
-    task = next;
   }
   lua_pop(L, 1);
 }
 
 void weft_group_drain(weft_group_body *group, lua_State *L, int group_index) {
-  if (!group->core || !atomic_load_explicit(&group->core->ended, memory_order_relaxed))
+  if (group->ended) /* a drain before ran out of memory */
+    drain(group, L, group_index);
+  if (!group->core || !(group->ended = weft_group_take_ended(group->core)))
     return;
   drain(group, L, group_index);
 }

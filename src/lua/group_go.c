@@ -182,11 +182,12 @@ static int is_refused(weft_group_body *group, lua_State *L) {
 /* [name,] fn from stack index `first` on. */
 static call check_call(lua_State *L, const char *what, int first) {
   call call = {.function = first};
-  if (lua_type(L, first) == LUA_TSTRING) {
-    call.name = first;
-    call.function++;
-  }
-  if (!lua_isfunction(L, call.function))
+  int type = lua_type(L, first);
+  if (type == LUA_TFUNCTION)
+    return call;
+  if (type == LUA_TSTRING)
+    call.name = call.function++;
+  if (!call.name || !lua_isfunction(L, call.function))
     weft_bad_argument(L, what, call.name ? "fn" : "fn or name", "a function", call.function);
   return call;
 }

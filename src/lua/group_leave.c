@@ -19,8 +19,8 @@ static int finish_join(lua_State *L, weft_park *park, int source) {
   return 0;
 }
 
-static const weft_park_op join_op = {"leaving a group",     finish_join, NULL,
-                                     weft_leave_group_park, NULL, 0, weft_describe_group};
+static const weft_park_op join_op = {
+    "leaving a group", finish_join, NULL, weft_leave_group_park, NULL, 0, weft_describe_group};
 
 /* Waits without a way out: cancellation has been passed on to the tasks. */
 static int join(weft_group_body *group, lua_State *L) {
@@ -64,6 +64,10 @@ static void free_group(weft_group_body *group) {
     core->owner = NULL;
     weft_context_cancel(core->context, NULL);
     weft_group_drop(core);
+  }
+  for (weft_task *task; (task = group->ended);) {
+    group->ended = task->next;
+    weft_task_free(task);
   }
   for (uint32_t i = 0; i < group->code_count; i++)
     weft_handle_release(&group->codes[i]->handle);

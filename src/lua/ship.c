@@ -262,8 +262,7 @@ weft_code *weft_ship_find(weft_state *state, lua_State *L, int index) {
   if (ship->sent[place].prototype != prototype)
     return NULL;
   lua_rawgeti(L, LUA_REGISTRYINDEX, ship->anchors);
-  lua_rawgeti(L, -1, (int)place + 1);
-  int is_anchored = !lua_isnil(L, -1);
+  int is_anchored = weft_rawgeti(L, -1, (int)place + 1) != LUA_TNIL;
   lua_pop(L, 2);
   return is_anchored ? ship->sent[place].code : NULL;
 }
