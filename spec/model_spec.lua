@@ -130,6 +130,19 @@ describe("weft.model.openai", function()
     end
   end)
 
+  it("sends its requests as `http` says", function()
+    local server = start({ reply = ("long "):rep(1000) })
+    local _, err = model(server, { http = { max_body = 100 }, retry = { attempts = 1 } }):chat({ prompt = "x" })
+    assert.equal("too_large", err.kind)
+    local proxy = start()
+    _, err = model(server, { http = { proxy = "http://me:pa55word@127.0.0.1:" .. proxy.port }, retry = { attempts = 1 } })
+      :chat({ prompt = "x" })
+    assert.is_nil(tostring(err):find("pa55word", 1, true))
+    assert.equal(1, proxy:stats().connections)
+    assert.equal(1, server:stats().requests)
+    assert.match("bad option 'http.url' to weft.model.openai", raised(weft.model.openai, { model = "m", http = { url = "x" } }))
+  end)
+
   describe("in tasks", function()
     it("a captured model works on any thread", function()
       local server = start({ api_key = KEY, latency = 0.01 })
@@ -571,8 +584,8 @@ describe("weft.model.openai", function()
       local openai, of = weft.model.openai, " to weft.model.openai: "
       refuses("bad argument 'options'" .. of .. "expected a table, got nil", openai)
       refuses("bad argument 'model'" .. of .. "expected a string that is not empty, got nil", openai, {})
-      refuses("bad option 'key'" .. of .. "known are api_key, base_url, breaker, budget, ca_file, cache, coalesce, "
-        .. "headers, limits, max_tokens, model, on_warn, prices, retry, timeout",
+      refuses("bad option 'key'" .. of .. "known are api_key, base_url, breaker, budget, cache, coalesce, headers, "
+        .. "http, limits, max_tokens, model, on_warn, prices, retry, timeout",
         openai, { model = "m", key = "x" })
       refuses("bad option 'retry.max'" .. of .. "known are attempts, base, budget, cap, idempotency_key, max_wait, on_retry, retry_if", openai,
         { model = "m", retry = { max = 1 } })

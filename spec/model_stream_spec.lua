@@ -270,6 +270,30 @@ describe("streams", function()
     assert.equal(0, m:stats().in_flight)
   end)
 
+  it("or when they are collected together with their model, for who else has it", function()
+    local server = models.server { stream = { delay = 0.001 } }
+    local m = models.openai(server, { limits = { concurrency = 1 } })
+    local pool = weft.pool { threads = 1 }
+    local group = weft.group(nil, { pool = pool })
+    group:go(function()
+      local stream = m:stream { prompt = PROMPT }
+      return stream:next().text
+    end)
+    assert.equal("echo:", assert(group:wait())[1])
+    group:close()
+    models.eventually(function()
+      weft.scope({ pool = pool }, function(inner)
+        inner:go(function()
+          if jit then jit.flush() end
+          collectgarbage()
+          collectgarbage()
+        end)
+      end)
+      return m:stats().in_flight
+    end, 0)
+    pool:close()
+  end)
+
   it("or when their task is cancelled", function()
     local server = models.server { faults = { { pause = math.huge } } }
     local m = models.openai(server, { limits = { concurrency = 1 } })

@@ -156,7 +156,76 @@ describe("weft.pipeline", function()
       weft.stage("x", function() end, { limit = 0 })
     end, "bad argument 'limit' to weft.stage: expected a whole number >= 1, got 0")
     assert.error_matches(function()
-      weft.stage("x", function() end, { rate = 3 })
-    end, "bad option 'rate' to weft.stage: known are limit, workers")
+      weft.stage("x", function() end, { speed = 3 })
+    end, "bad option 'speed' to weft.stage: known are limit, rate, retry, workers")
+  end)
+
+  describe("stages", function()
+    it("are tried again as they say, and items keep their index", function()
+      local tries = weft.dict()
+      local pipeline = weft.pipeline {
+        double(),
+        weft.stage("flaky", function(value, _, index)
+          local try = tries:incr(index)
+          if index % 10 == 0 or index % 3 == 0 and try < 3 then
+            return nil, "not yet"
+          end
+          return { value, try }
+        end, { retry = { attempts = 3, base = 0 } }),
+      }
+      local results, err = pipeline:run(nil, numbers(60), { collect = true })
+      for i = 1, 60 do
+        if i % 10 == 0 then
+          assert.is_nil(results[i])
+        else
+          assert.same({ 2 * i, i % 3 == 0 and 3 or 1 }, results[i])
+        end
+      end
+      assert.equal(6, #err.errors)
+      for n, failure in ipairs(err.errors) do
+        assert.equal(10 * n, failure.index)
+        assert.equal("flaky", failure.stage)
+        assert.equal(3, #failure.cause.attempts)
+        assert.match("not yet %(after 3 attempts%)", failure.message)
+      end
+    end)
+
+    it("show which items a budget skipped", function()
+      local budget = weft.budget { usd = 3 }
+      local pipeline = weft.pipeline { weft.stage("pay", function(value)
+        local ok, err = budget:reserve(1)
+        if not ok then
+          return nil, err
+        end
+        budget:settle(1, 1)
+        return value
+      end, { retry = 5 }) }
+      local results, err = pipeline:run(nil, numbers(8), { collect = true, limit = 1 })
+      assert.same({ 1, 2, 3, n = 8 }, results)
+      assert.equal(5, #err.errors)
+      for i, failure in ipairs(err.errors) do
+        assert.equal("skipped_budget", failure.kind)
+        assert.equal(3 + i, failure.index)
+      end
+    end)
+
+    it("let so many items in a second", function()
+      local pipeline = weft.pipeline { weft.stage("slow", function(value) return value end, { rate = 200 }) }
+      local started = weft.now()
+      assert(pipeline:run(nil, numbers(21)))
+      assert.is_true(weft.now() - started >= 0.099)
+    end)
+
+    it("refuse misuse by name", function()
+      for _, case in ipairs {
+        { { rate = 0 }, "bad argument 'rate' to weft.stage: expected a number of items a second > 0, got 0" },
+        { { retry = "x" }, "bad argument 'retry' to weft.stage: expected a number of attempts or a table, got 'x'" },
+        { { retry = 0 }, "bad argument 'retry.attempts' to weft.stage: expected a whole number >= 1, got 0" },
+      } do
+        local ok, err = pcall(function() weft.stage("s", print, case[1]) end)
+        assert.is_false(ok)
+        assert.equal(case[2], (err:gsub("^.-pipeline_spec.lua:%d+: ", "")))
+      end
+    end)
   end)
 end)

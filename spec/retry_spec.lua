@@ -68,7 +68,7 @@ describe("weft.retry", function()
 
     it("by kind", function()
       for _, kind in ipairs { "auth", "quota", "request", "content", "invalid", "too_large", "skipped_budget",
-        "breaker_open", "canceled", "tls", "nomem", "nothread" } do
+        "breaker_open", "redirect", "closed", "canceled", "tls", "nomem", "nothread" } do
         assert.is_false(retry.is_retried(err_of { kind = kind }), kind)
       end
       for _, kind in ipairs { "timeout", "network", "server", "rate_limit", "bad_reply", "stream_truncated", "error",

@@ -2,6 +2,7 @@
 -- @module weft.pipeline
 local core = require "weft.core"
 local check = require "weft.check"
+local retry = require "weft.retry"
 
 local M = {}
 
@@ -14,7 +15,11 @@ core.register("weft.stage", stage_metatable)
 -- @tparam string name shown in errors
 -- @tparam function fn called as fn(value, ctx, index) on a pool's thread; returns the next value, or nil
 --   and an error
--- @tparam[opt] table opts `limit` (or `workers`): how many items may be in this stage at once
+-- @tparam[opt] table opts
+-- @tparam[opt] integer opts.limit (or `workers`): how many items may be in this stage at once
+-- @tparam[opt] number opts.rate how many items may enter it a second, evenly spaced
+-- @tparam[opt] integer|table opts.retry how often fn is called at most for an item, or a policy as for @{weft.retry}; an
+--   item keeps its place in the stage while it waits
 -- @treturn stage
 -- @raise bad argument
 function M.stage(name, fn, opts)
@@ -22,13 +27,22 @@ function M.stage(name, fn, opts)
     check.fail("weft.stage", "name", "a string", name)
   end
   check.fn("weft.stage", "fn", fn)
-  opts = check.options("weft.stage", opts, { limit = true, workers = true })
+  opts = check.options("weft.stage", opts, { limit = true, workers = true, rate = true, retry = true })
   check.count("weft.stage", "limit", opts.limit, 1)
   check.count("weft.stage", "workers", opts.workers, 1)
   local limit = opts.limit or opts.workers
+  local rate, policy = opts.rate, opts.retry
+  if rate ~= nil and (type(rate) ~= "number" or not (rate > 0)) then
+    check.fail("weft.stage", "rate", "a number of items a second > 0", rate)
+  elseif policy ~= nil and type(policy) ~= "number" and type(policy) ~= "table" then
+    check.fail("weft.stage", "retry", "a number of attempts or a table", policy)
+  end
+  policy = type(policy) == "number" and { attempts = policy } or policy
+  policy = policy and retry.policy("weft.stage", policy, 2, "retry")
   local info = debug.getinfo(fn, "S")
   local where = ("%s:%d"):format(info.short_src, info.linedefined)
-  return setmetatable({ name = name, fn = fn, limit = limit, where = where }, stage_metatable)
+  local stage = { name = name, fn = fn, limit = limit, rate = rate, retry = policy, where = where }
+  return setmetatable(stage, stage_metatable)
 end
 
 --- The item's index is added where the task ends: its place in the order of go.
@@ -43,20 +57,41 @@ local function stage_error(stage, err)
   }
 end
 
+-- The stage's own function, again where its policy says so.
+local function call(stage, value, ctx, index)
+  if not stage.retry then
+    return stage.fn(value, ctx, index)
+  end
+  return retry.run(stage.retry, function()
+    return stage.fn(value, ctx, index)
+  end)
+end
+
+-- Waits for its turn, and calls.
+local function enter(stage, limiter, value, ctx, index)
+  if limiter then
+    local ok, err = limiter:wait()
+    if not ok then
+      return nil, err
+    end
+  end
+  return call(stage, value, ctx, index)
+end
+
 --- Passes one item through the stages, on a worker. Internal.
 function M.run_item(ctx, stages, gates, value, index)
   for i = 1, #stages do
-    local stage, gate = stages[i], gates[i]
-    if gate then
-      gate:acquire()
+    local stage, places, limiter = stages[i], gates[i].places, gates[i].limiter
+    if places then
+      places:acquire()
     end
     local is_traced = core.span_begin(stage.name)
-    local ok, result, err = pcall(stage.fn, value, ctx, index)
+    local ok, result, err = pcall(enter, stage, limiter, value, ctx, index)
     if is_traced then
       core.span_end(stage.name)
     end
-    if gate then
-      gate:release()
+    if places then
+      places:release()
     end
     if not ok then
       return nil, stage_error(stage, result)
@@ -88,11 +123,14 @@ function M.pipeline(stages)
   return setmetatable({ stages = stages }, pipeline)
 end
 
---- Bounds shared by all items of one run; false where a stage has none.
+--- Bounds shared by all items of one run.
 local function make_gates(stages)
   local gates = {}
   for i, stage in ipairs(stages) do
-    gates[i] = stage.limit and core.semaphore(stage.limit) or false
+    gates[i] = {
+      places = stage.limit and core.semaphore(stage.limit) or nil,
+      limiter = stage.rate and core.limiter({ rate = stage.rate }) or nil,
+    }
   end
   return gates
 end

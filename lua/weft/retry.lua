@@ -49,6 +49,8 @@ local final_kinds = set {
   "too_large",
   "skipped_budget",
   "breaker_open",
+  "redirect",
+  "closed",
   "canceled",
   "nomem",
   "nothread",

@@ -140,17 +140,24 @@ function call.read_answer(client, this, res)
   return result
 end
 
--- Sends the request while its lease is held; cancelled, it gives back what it can.
-local function send(client, this, lease, key, is_stream)
-  local ok, res, err = pcall(http.request, {
+local function request_of(client, this, key, is_stream)
+  local request = {
     method = "POST",
     url = this.url,
     headers = call.headers(client, key),
     body = this.body,
     timeout = this.timeout,
-    ca_file = client.ca_file,
     stream = is_stream or nil,
-  })
+  }
+  for name, value in pairs(client.http) do
+    request[name] = value
+  end
+  return request
+end
+
+-- Sends the request while its lease is held; cancelled, it gives back what it can.
+local function send(client, this, lease, key, is_stream)
+  local ok, res, err = pcall(http.request, request_of(client, this, key, is_stream))
   if not ok then
     local tokens, usd = call.loss(client, this, nil, 0)
     limits.leave(client, lease, "unknown", tokens, usd)

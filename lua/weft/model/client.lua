@@ -8,6 +8,7 @@ local limits = require "weft.model.limits"
 local options = require "weft.options"
 local prices = require "weft.model.prices"
 local redact = require "weft.redact"
+local requests = require "weft.http.request"
 local retry = require "weft.retry"
 
 local client = {}
@@ -39,7 +40,7 @@ local fields = {
   model = options.word,
   headers = options.table,
   timeout = options.timeout,
-  ca_file = options.text,
+  http = options.table,
   max_tokens = options.count,
   retry = options.table,
   limits = options.table,
@@ -50,6 +51,14 @@ local fields = {
   cache = { cache.is_cache, "a weft.cache or a weft.dict" },
   coalesce = options.boolean,
 }
+
+-- Of weft.http.request, for each request.
+local http_fields = {}
+for _, name in ipairs({
+  "ca_file", "cert_file", "key_file", "key_password", "proxy", "http2", "max_body", "max_header", "decompress",
+}) do
+  http_fields[name] = requests.call_fields[name]
+end
 
 local price_fields = {
   input = options.finite,
@@ -93,6 +102,7 @@ local function check_new(what, given)
   if type(given.timeout) == "table" then
     options.check(what, given.timeout, options.timeout_parts, USER, "timeout")
   end
+  options.check(what, given.http or {}, http_fields, USER, "http")
   if not given.model then
     options.refuse(what, "model", "a string that is not empty", given.model, USER)
   elseif given.api_key and given.api_key:find("[%c ]") then
@@ -114,6 +124,9 @@ local function secrets_of(given, query)
     secrets[#secrets + 1] = value
   end
   parameters_of(query, secrets)
+  local own = given.http or {}
+  secrets[#secrets + 1] = own.key_password
+  secrets[#secrets + 1] = own.proxy and own.proxy:match("^[^/]*//([^/@]*)@") or nil
   return redact.forms(secrets)
 end
 
@@ -199,7 +212,7 @@ function client.new(kind, given)
     headers = headers_of(api, given),
     forms = forms,
     timeout = given.timeout or TIMEOUT,
-    ca_file = given.ca_file,
+    http = given.http or {},
     max_tokens = given.max_tokens or api.max_tokens,
     retry = policy,
     limits = limits.new(what, given, USER - 1),

@@ -38,7 +38,8 @@ local M = {}
 -- @tparam[opt] string given.base_url default: the provider's; a query, as Azure wants it, is kept
 -- @tparam[opt] table given.headers strings by name, sent as well; their values count as secret
 -- @tparam[opt=600] number|table given.timeout seconds for each attempt, as for weft.http.request
--- @tparam[opt] string given.ca_file as for weft.http.request
+-- @tparam[opt] table given.http how requests are sent: `proxy`, `ca_file`, `cert_file`, `key_file`, `key_password`,
+--   `http2`, `max_body`, `max_header`, `decompress` as for weft.http.request
 -- @tparam[opt] integer given.max_tokens of each answer, for calls that do not say it
 -- @tparam[opt] table given.retry as for @{weft.retry}; `budget` is one of the model's own unless it is given or false;
 --   `idempotency_key` is sent as the header `Idempotency-Key`
