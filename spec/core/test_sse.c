@@ -164,6 +164,29 @@ static void a_comment_without_end_costs_no_memory(void) {
   weft_sse_free(&sse);
 }
 
+/* Each of these would take hours if any byte were looked at again and again. */
+static void hostile_streams_take_linear_time(void) {
+  enum { SIZE = 8 << 20 };
+  static const char *const parts[] = {"\r", "\n", ":\r", "data\n", "data:\rid\r", "id:x\r\n", "x"};
+  char *stream = calloc(1, SIZE);
+  for (size_t i = 0; i < 2 * COUNT(parts); i++) {
+    const char *part = parts[i / 2];
+    size_t length = strlen(part);
+    weft_sse sse;
+    weft_sse_event event;
+    for (size_t at = 0; at + length <= SIZE; at += length)
+      memcpy(stream + at, part, length);
+    if (i % 2) /* the other kind of line end is far away */
+      stream[SIZE - 1] = strchr(part, '\r') ? '\n' : '\r';
+    weft_sse_init(&sse, 0);
+    weft_sse_feed(&sse, stream, SIZE);
+    while (weft_sse_next(&sse, &event) == WEFT_OK)
+      ;
+    weft_sse_free(&sse);
+  }
+  free(stream);
+}
+
 static void a_large_event_leaves_no_memory_behind(void) {
   weft_sse sse;
   weft_sse_event event;
@@ -222,6 +245,7 @@ int main(void) {
   check_run("random lines agree with a plain splitter", random_lines_agree_with_a_plain_splitter);
   check_run("an event has a ceiling", an_event_has_a_ceiling);
   check_run("a comment without end costs no memory", a_comment_without_end_costs_no_memory);
+  check_run("hostile streams take linear time", hostile_streams_take_linear_time);
   check_run("a large event leaves no memory behind", a_large_event_leaves_no_memory_behind);
   check_run("every lack of memory is told", every_lack_of_memory_is_told);
   check_run("a line has a ceiling", a_line_has_a_ceiling);
