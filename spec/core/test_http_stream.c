@@ -69,7 +69,7 @@ static uint64_t flood(int fd, weft_http_transfer *transfer, uint64_t sent) {
 
 static void test_pause(size_t buffer) {
   weft_http_request request = stream_request(buffer);
-  request.limits_ms[WEFT_HTTP_IDLE] = 100;
+  request.limits_ms[WEFT_HTTP_IDLE] = 500;
   weft_http_transfer *transfer = start(&request);
   int fd = accept_request();
   send_text(fd, open_end);
@@ -79,7 +79,7 @@ static void test_pause(size_t buffer) {
   for (int round = 0; round < 5; round++) {
     sent = flood(fd, transfer, sent);
     if (round == 0)
-      usleep(300000); /* longer than the idle limit, which must not count */
+      usleep(800000); /* longer than the idle limit, which must not count */
     check(!weft_http_is_finished(transfer), "a paused transfer stays (%zu bytes)", buffer);
     size_t piece = read_pattern(transfer, read, sent);
     check(piece > 0, "all of it arrives, in order");
@@ -132,7 +132,7 @@ static void test_abort_while_paused(void) {
 
 static void test_total_while_paused(void) {
   weft_http_request request = stream_request(1000);
-  request.limits_ms[WEFT_HTTP_TOTAL] = 300;
+  request.limits_ms[WEFT_HTTP_TOTAL] = 1000;
   weft_http_transfer *transfer = start(&request);
   int fd = accept_request();
   send_text(fd, open_end);

@@ -18,6 +18,8 @@
 static const char class_name[] = "weft.http_stream";
 static const char next_field[] = "next_of_loop";
 
+enum { STREAM_KILOBYTES = 24 };
+
 /* How the body is read. */
 enum { UNDECIDED, BYTES, EVENTS, LINES };
 
@@ -66,7 +68,15 @@ static int stream_gc(lua_State *L) {
   return 0;
 }
 
+/* The collector does not see what a stream holds outside of Lua. It is told, so that it comes by before
+ * dropped ones have used up all descriptors. */
+static void press_collector(lua_State *L) {
+  if (lua_gc(L, LUA_GCISRUNNING, 0))
+    lua_gc(L, LUA_GCSTEP, STREAM_KILOBYTES);
+}
+
 void weft_push_http_stream(weft_state *state, lua_State *L, weft_http_transfer **transfer) {
+  press_collector(L);
   lua_stream *self = weft_new_userdata(L, sizeof *self);
   *self = (lua_stream){0};
   luaL_getmetatable(L, class_name);
