@@ -139,10 +139,12 @@ static int try_all(weft_select *select, uint32_t *index, weft_wait **woken) {
 
 /* ---- waiting ---- */
 
+/* In the order of trying: cases of one channel stand in its queue by the same chance. */
 static void queue_at_channels(weft_select *select, weft_wait *wait, uint32_t first) {
   for (uint32_t i = 0; i < select->count; i++) {
-    weft_select_case *one = &select->cases[i];
-    weft_waiter_init(&one->waiter, wait, (uint16_t)(first + i));
+    uint32_t index = select->cases[i].polled;
+    weft_select_case *one = &select->cases[index];
+    weft_waiter_init(&one->waiter, wait, (uint16_t)(first + index));
     if (one->kind == WEFT_SELECT_RECV)
       weft_channel_queue_recv_locked(one->channel, one->value, &one->waiter);
     else if (one->kind == WEFT_SELECT_SEND)
