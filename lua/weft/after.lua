@@ -2,6 +2,7 @@
 -- @module weft.after
 local core = require "weft.core"
 local check = require "weft.check"
+local finalizer = require "weft.finalizer"
 
 local M = {}
 
@@ -14,6 +15,20 @@ local function drop_finished()
       group:close()
     end
   end
+end
+
+-- Looks after each collection, while something is pending.
+local is_watching = false
+local function watch()
+  if is_watching or next(pending) == nil then
+    return
+  end
+  is_watching = true
+  finalizer.new(function()
+    is_watching = false
+    drop_finished()
+    watch()
+  end)
 end
 
 --- Runs fn in a task of its own once the context is done (Go: context.AfterFunc).
@@ -34,6 +49,7 @@ function M.after(ctx, fn)
     end
   end)
   pending[group] = true
+  watch()
   return function()
     local stopped = started:try_send(true) -- whoever fills the channel first has decided
     pending[group] = nil
