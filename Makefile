@@ -180,6 +180,15 @@ tsan:
 	@$(RUN_ALL) SAN=thread test-c test-lua
 	@echo "weft: ThreadSanitizer found nothing"
 
+# The same where everything is slower or scarcer: a collector that never rests, one processor, valgrind.
+stress:
+	@sh scripts/deps.sh test
+	@$(RUN_ALL) all
+	@SPEC_GC=hostile $(RUN_ALL) test-lua
+	@taskset -c 0 $(RUN_ALL) JOBS=1 test-c test-lua
+	@$(RUN_ALL) test-c TEST_WRAPPER="valgrind -q --error-exitcode=9 --fair-sched=yes"
+	@echo "weft: passed with a hostile collector, on one processor, and under valgrind"
+
 demo:
 	@sh scripts/deps.sh demo
 	@$(MAKE) --no-print-directory -s all
@@ -244,7 +253,7 @@ bench-stream: $(C_BUILD)/bench_stream
 clean:
 	rm -rf build
 
-.PHONY: bench-nginx test-nginx-long all clean embed test-c test-lua lint test asan tsan demo bench bench-stream fuzz
+.PHONY: bench-nginx test-nginx-long all clean embed test-c test-lua lint test asan tsan stress demo bench bench-stream fuzz
 
 # ---- installing: by hand, or by the rockspec, which sets the folders ----
 

@@ -24,7 +24,7 @@ node="nodejs npm"
 if command -v node >/dev/null && command -v npm >/dev/null; then
   node="" # whoever installed them
 fi
-tests="nginx libssl-dev zlib1g-dev openssl curl lua-busted lua-check lua-dkjson lua-socket luarocks $node"
+tests="valgrind nginx libssl-dev zlib1g-dev openssl curl lua-busted lua-check lua-dkjson lua-socket luarocks $node"
 
 case "${1-}" in
   demo) needed="$build" ;;

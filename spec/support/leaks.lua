@@ -44,6 +44,10 @@ end
 local function collect(_, round, keep_busy)
   local is_new = _G.collected_in ~= round
   if is_new then
+    if os.getenv "SPEC_GC" == "hostile" then
+      collectgarbage("setpause", 0)
+      collectgarbage("setstepmul", 1000)
+    end
     collect_here()
     _G.collected_in = round
   end
