@@ -29,6 +29,7 @@ describe("weft.dict", function()
 
   it("gets what was set", function()
     local d = weft.dict()
+    assert.equal(1, select("#", d:get("a")))
     assert.is_nil(d:get("a"))
     assert.is_true(d:set("a", 1))
     assert.is_true(d:set("b", false))

@@ -102,7 +102,10 @@ static int get(lua_State *L) {
   weft_dict *dict = check_self(L, "dict:get");
   weft_check_key(L, "dict:get");
   weft_shared_parcel *value = get_entry(L, dict);
-  return value ? weft_decode_shared(L, value) : 0;
+  if (value)
+    return weft_decode_shared(L, value);
+  lua_pushnil(L);
+  return 1;
 }
 
 /*** Puts a copy of a value under a key.
