@@ -36,6 +36,20 @@ describe("weft.pipeline", function()
     end
   end)
 
+  it("takes the context or leaves it out", function()
+    local pipeline = weft.pipeline { double() }
+    assert.same({ 2, 4, n = 2 }, pipeline:run { 1, 2 })
+    assert.same({ 2, 4, n = 2 }, (pipeline:run({ 1, 2 }, { limit = 1, collect = true })))
+    local sum = 0
+    for _, value in pipeline:stream({ 1, 2, 3 }, { limit = 2 }) do
+      sum = sum + value
+    end
+    assert.equal(12, sum)
+    local ok, raised = pcall(pipeline.run, pipeline, weft.background(), nil)
+    assert.is_false(ok)
+    assert.matches("bad argument 'items'", raised, 1, true)
+  end)
+
   it("hands stages their context and the item's index", function()
     local pipeline = weft.pipeline {
       weft.stage("look", function(value, ctx, index)

@@ -135,6 +135,14 @@ local function make_gates(stages)
   return gates
 end
 
+-- The context may be left out.
+local function shift_context(ctx, items, opts)
+  if type(ctx) == "function" or type(ctx) == "table" then
+    return nil, ctx, items
+  end
+  return ctx, items, opts
+end
+
 --- Iterates over results as they complete: `for index, value, err in p:stream(ctx, items) do`.
 -- @function pipeline:stream
 -- @tparam[opt] context ctx
@@ -143,6 +151,7 @@ end
 -- @treturn function an iterator; err has `stage`, `index` and `cause`
 -- @raise bad argument
 function pipeline:stream(ctx, items, opts)
+  ctx, items, opts = shift_context(ctx, items, opts)
   check.context("pipeline:stream", ctx)
   opts = check.options("pipeline:stream", opts, { limit = true, pool = true })
   local stages, gates = self.stages, make_gates(self.stages)
@@ -162,6 +171,7 @@ end
 -- @treturn[2] error the first failure; with `collect` all of them, joined, in the order of the items
 -- @raise bad argument; the error of the caller's own context once that is done
 function pipeline:run(ctx, items, opts)
+  ctx, items, opts = shift_context(ctx, items, opts)
   check.context("pipeline:run", ctx)
   opts = check.options("pipeline:run", opts, { limit = true, pool = true, collect = true })
   local run_ctx = (ctx or core.current()):with_cancel()
