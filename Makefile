@@ -27,7 +27,7 @@ BASE_CFLAGS = -std=gnu11 -D_GNU_SOURCE $(OPT) -g -fPIC -fvisibility=hidden -pthr
 LINK = $(CC) $(if $(LIBFLAG),$(LIBFLAG),-shared) -pthread $(SAN_FLAGS) -Wl,-z,nodelete -Wl,-z,relro
 
 # In the order of the data's way: what carries it, what waits, who runs it, what it waits for.
-CORE = platform census mem clock random buf error parcel waiter block inbox timer io trace context signals task group \
+CORE = platform census mem ledger clock random buf error parcel waiter block inbox timer io trace context signals task group \
        queue pool pool_worker pool_call monitor channel ticker select semaphore waitgroup limiter dict \
        singleflight budget health http_settings http_proxy http_request http_redirect \
        http_response http_stream http_error \
@@ -37,7 +37,7 @@ CORE_SRC = $(wildcard $(CORE:%=src/core/%.c))
 BINDING = module state errors bytecode bytecode_54 bytecode_jit lostwrite vmprobe names ship \
           encode_plain encode refuse decode shared scheduler park wake guest nginx coroutines outcome roster roll deadlock slab worker objects \
           context pool group group_go group_drain group_wait group_task group_leave time channel \
-          ticker select sync limiter dict singleflight budget health sse http http_stream tasks metrics trace virtual_clock
+          ticker select sync limiter dict singleflight budget health sse http http_stream tasks metrics trace ledger virtual_clock
 BINDING_SRC = $(wildcard $(BINDING:%=src/lua/%.c))
 # The model server for tests: C alone, and its face in Lua.
 MODEL = model_timer model_arena model_json model_json_write model_gzip model_http model_record \

@@ -45,7 +45,15 @@ local sections = {
   { "weft.json", nil, "lua/weft/json.lua" },
   { "weft.progress", nil, "lua/weft/progress.lua" },
   { "weft.ngx", nil, "lua/weft/ngx.lua", "src/lua/nginx.c" },
-  { "weft.testing", nil, "lua/weft/testing.lua", "lua/weft/virtual.lua", "src/lua/virtual_clock.c", "src/testing/lua_model_server.c" },
+  {
+    "weft.testing",
+    nil,
+    "lua/weft/testing.lua",
+    "lua/weft/virtual.lua",
+    "lua/weft/leaks.lua",
+    "src/lua/virtual_clock.c",
+    "src/testing/lua_model_server.c",
+  },
 }
 
 local function fail(message)

@@ -111,5 +111,7 @@ local testing = {}
 -- print(models.url)
 testing.model_server = server.start
 testing.virtual_clock = require("weft.virtual").virtual_clock
+testing.leaks = require("weft.leaks").leaks
+testing.no_leaks = require("weft.leaks").no_leaks
 
 return testing

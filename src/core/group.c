@@ -11,6 +11,7 @@
 #include "group.h"
 
 #include "census.h"
+#include "ledger.h"
 #include "block.h"
 #include "mem.h"
 #include "platform.h"
@@ -46,6 +47,8 @@ weft_group *weft_group_new(weft_context *parent, weft_pool *pool, uint32_t limit
 }
 
 static void destroy(weft_group *group) {
+  if (weft_ledger_is_on())
+    weft_ledger_forget(group);
   weft_task *task = atomic_load(&group->ended);
   while (task) {
     weft_task *next = task->next;

@@ -5,6 +5,8 @@
 #ifndef WEFT_CORE_HANDLE_H
 #define WEFT_CORE_HANDLE_H
 
+#include "ledger.h"
+
 #include <stdatomic.h>
 #include <stdint.h>
 
@@ -48,6 +50,8 @@ static inline int weft_handle_try_retain(weft_handle *handle) {
 static inline void weft_handle_release(weft_handle *handle) {
   if (atomic_fetch_sub_explicit(&handle->refs, 1, memory_order_acq_rel) == 1) {
     atomic_fetch_sub_explicit(handle->type->live, 1, memory_order_relaxed);
+    if (weft_ledger_is_on())
+      weft_ledger_forget(handle);
     handle->type->destroy(handle);
   }
 }

@@ -9,6 +9,7 @@
 #include "group_body.h"
 
 #include "errors.h"
+#include "ledger.h"
 #include "mem.h"
 #include "objects.h"
 #include "platform.h"
@@ -159,6 +160,7 @@ static int new_group(lua_State *L) {
   if (!group->core)
     return luaL_error(L, "not enough memory");
   group->core->owner = group;
+  weft_note_object(L, group->core, "group");
   if (group->is_local) { /* for its tasks to find, while anybody has it */
     lua_rawgeti(L, LUA_REGISTRYINDEX, state->groups);
     lua_pushvalue(L, -2);

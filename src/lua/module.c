@@ -204,6 +204,7 @@ WEFT_MODULE_API int luaopen_weft_core(lua_State *L) {
   weft_open_singleflight(state, L);
   weft_open_http(state, L);
   weft_open_tasks(state, L);
+  weft_open_ledger(state, L);
   weft_open_trace(state, L);
   weft_open_metrics(state, L);
   weft_open_virtual_clock(state, L);

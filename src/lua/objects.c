@@ -7,6 +7,7 @@
 
 #include "context.h"
 #include "errors.h"
+#include "ledger.h"
 #include "state.h"
 
 static const char class_marker; /* key in every handle class's metatable */
@@ -108,6 +109,7 @@ static int protected_adopt(lua_State *L) {
 void weft_adopt_handle(weft_state *state, lua_State *L, weft_handle *handle) {
   if (!handle)
     luaL_error(L, "not enough memory");
+  weft_note_object(L, handle, handle->type->name);
   adoption request = {state, handle};
   lua_pushcfunction(L, protected_adopt);
   lua_pushlightuserdata(L, &request);

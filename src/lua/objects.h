@@ -25,6 +25,7 @@ void weft_open_http_stream(struct weft_state *state, lua_State *L);
 void weft_open_channel(struct weft_state *state, lua_State *L);
 void weft_open_sync(struct weft_state *state, lua_State *L);
 void weft_open_tasks(struct weft_state *state, lua_State *L);
+void weft_open_ledger(struct weft_state *state, lua_State *L);
 void weft_open_trace(struct weft_state *state, lua_State *L);
 void weft_open_metrics(struct weft_state *state, lua_State *L);
 void weft_open_virtual_clock(struct weft_state *state, lua_State *L);

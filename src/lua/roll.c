@@ -118,20 +118,17 @@ static int is_own(const lua_Debug *info) {
   return length && strncmp(info->source, own_folder, length) == 0;
 }
 
-/* file:line of the innermost function that is the script's; after a tail call into weft there is
- * none. */
-static char *position(lua_State *co, int level) {
+void weft_position(lua_State *co, int level, char *text) {
   lua_Debug info;
-  char text[LUA_IDSIZE + 16] = "";
+  *text = 0;
   for (; lua_getstack(co, level, &info); level++) {
     lua_getinfo(co, "Sl", &info);
     if (info.currentline <= 0 || is_shim(&info) || (is_own(&info) && *text))
       continue;
-    snprintf(text, sizeof text, "%s:%d", info.short_src, info.currentline);
+    snprintf(text, WEFT_POSITION_SIZE, "%s:%d", info.short_src, info.currentline);
     if (!is_own(&info))
       break;
   }
-  return *text ? copy(text) : NULL;
 }
 
 enum {
@@ -147,7 +144,7 @@ typedef struct stack_request {
 /* file:line of the function that the coroutine began with. */
 static char *first_function(lua_State *co, int has_started) {
   lua_Debug info;
-  char text[LUA_IDSIZE + 16];
+  char text[WEFT_POSITION_SIZE];
   int level = 0;
   if (has_started) {
     while (lua_getstack(co, level, &info))
@@ -167,11 +164,13 @@ static char *first_function(lua_State *co, int has_started) {
 static int protected_stack(lua_State *L) {
   stack_request *request = lua_touserdata(L, 1);
   weft_sight *sight = request->sight;
+  char where[WEFT_POSITION_SIZE];
   if (!sight->started && !sight->is_script)
     sight->started = first_function(request->co, request->level != NOT_YET);
   if (request->level == NOT_YET)
     return 0;
-  sight->where = position(request->co, request->level);
+  weft_position(request->co, request->level, where);
+  sight->where = *where ? copy(where) : NULL;
   luaL_traceback(L, request->co, NULL, request->level);
   sight->traceback = copy(lua_tostring(L, -1));
   return 0;

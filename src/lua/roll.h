@@ -43,4 +43,9 @@ void weft_roll_free(weft_sight *sights);
 /* Scripts' positions inside of weft's own Lua files are passed over: this is their folder. */
 void weft_roll_set_own_folder(const char *source);
 
+enum { WEFT_POSITION_SIZE = LUA_IDSIZE + 16 };
+/* Writes file:line of the innermost function from `level` upwards that is the script's, not weft's; after a
+ * tail call into weft there is none, and it is weft's; "" when there is no Lua function. */
+void weft_position(lua_State *co, int level, char *text);
+
 #endif

@@ -1,0 +1,126 @@
+/* ledger.c: what a leak check asks of C: where objects were made, and open descriptors.
+ *
+ * Owns a use of the ledger for each check that is under way. Entered by the state's thread.
+ */
+#include "ledger.h"
+
+#include "buf.h"
+#include "http.h"
+#include "objects.h"
+#include "roll.h"
+#include "state.h"
+
+#include <dirent.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+void weft_note_object(lua_State *L, const void *object, const char *kind) {
+  char where[WEFT_POSITION_SIZE];
+  if (!weft_ledger_is_on())
+    return;
+  weft_position(L, 1, where);
+  weft_ledger_note(object, kind, where);
+}
+
+/*** Begins a leak check: from now on it is noted where objects are made.
+ * @function ledger_open
+ * @local
+ * @treturn integer a mark for @{ledger_list}
+ */
+static int ledger_open(lua_State *L) {
+  weft_ledger_open();
+  lua_pushnumber(L, (lua_Number)weft_ledger_last());
+  return 1;
+}
+
+/*** Ends a leak check.
+ * @function ledger_close
+ * @local
+ */
+static int ledger_close(lua_State *L) {
+  (void)L;
+  weft_ledger_close();
+  return 0;
+}
+
+static void add_line(const char *kind, const char *where, void *arg) {
+  weft_buf *lines = arg;
+  weft_buf_append(lines, kind, strlen(kind));
+  weft_buf_putc(lines, '\t');
+  weft_buf_append(lines, where, strlen(where));
+  weft_buf_putc(lines, '\n');
+}
+
+static int push_lines(lua_State *L) {
+  const weft_buf *lines = lua_touserdata(L, 1);
+  lua_pushlstring(L, lines->data ? (const char *)lines->data : "", lines->size);
+  return 1;
+}
+
+/*** What was made after a mark and is alive.
+ * @function ledger_list
+ * @local
+ * @tparam integer mark
+ * @treturn string for each object a line: kind, tab, file:line
+ */
+static int ledger_list(lua_State *L) {
+  weft_buf lines;
+  weft_buf_init(&lines, 0);
+  weft_ledger_each((uint64_t)luaL_checknumber(L, 1), add_line, &lines);
+  lua_pushcfunction(L, push_lines);
+  lua_pushlightuserdata(L, &lines);
+  int rc = lua_pcall(L, 1, 1, 0);
+  weft_buf_free(&lines);
+  return rc == 0 ? 1 : lua_error(L);
+}
+
+static int push_descriptors(lua_State *L) {
+  DIR *folder = lua_touserdata(L, 1);
+  char target[256];
+  lua_newtable(L);
+  for (struct dirent *entry; (entry = readdir(folder));) {
+    int fd = atoi(entry->d_name);
+    ssize_t size = readlinkat(dirfd(folder), entry->d_name, target, sizeof target);
+    if (size <= 0 || fd == dirfd(folder))
+      continue;
+    lua_pushlstring(L, target, (size_t)size);
+    lua_rawseti(L, -2, fd);
+  }
+  return 1;
+}
+
+/*** The descriptors that the process has open.
+ * @function descriptors
+ * @local
+ * @treturn table by number: what each leads to
+ */
+static int descriptors(lua_State *L) {
+  DIR *folder = opendir("/proc/self/fd");
+  if (!folder)
+    return luaL_error(L, "/proc/self/fd cannot be read");
+  lua_pushcfunction(L, push_descriptors);
+  lua_pushlightuserdata(L, folder);
+  int rc = lua_pcall(L, 1, 1, 0);
+  closedir(folder);
+  return rc == 0 ? 1 : lua_error(L);
+}
+
+/*** Closes the connections that no transfer uses.
+ * @function close_idle
+ * @local
+ */
+static int close_idle(lua_State *L) {
+  (void)L;
+  weft_http_close_idle();
+  return 0;
+}
+
+void weft_open_ledger(weft_state *state, lua_State *L) {
+  static const weft_function functions[] = {
+      {"ledger_open", ledger_open, 0}, {"ledger_close", ledger_close, 0},
+      {"ledger_list", ledger_list, 0}, {"descriptors", descriptors, 0},
+      {"close_idle", close_idle, 0},   {NULL, NULL, 0}};
+  weft_register(L, state, functions);
+}
