@@ -207,6 +207,17 @@ test-nginx-long:
 	@env LUA_PATH="$(CURDIR)/lua/?.lua;$(CURDIR)/lua/?/init.lua;$(CURDIR)/?.lua;;" LUA_CPATH="$(CURDIR)/build/luajit/?.so;;" \
 	  /usr/bin/luajit spec/support/run.lua spec/nginx_long.lua
 
+# Channels, select and what else tasks meet at, against Go's, and from C.
+$(C_BUILD)/bench_sync: bench/sync.c $(CORE_BUILD)/libweft.a
+	@mkdir -p $(@D)
+	$(CC) $(BASE_CFLAGS) -Isrc/core $^ -o $@ -lcurl -lm
+
+bench-sync: $(C_BUILD)/bench_sync
+	@sh scripts/deps.sh bench
+	@$(MAKE) --no-print-directory -s all
+	@$(MAKE) --no-print-directory -s LUA=luajit all
+	@sh bench/sync.sh
+
 # weft in nginx, measured by wrk against nginx's own ways.
 bench-nginx:
 	@sh scripts/deps.sh bench-nginx
@@ -253,7 +264,7 @@ bench-stream: $(C_BUILD)/bench_stream
 clean:
 	rm -rf build
 
-.PHONY: bench-nginx test-nginx-long all clean embed test-c test-lua lint test asan tsan stress demo bench bench-stream fuzz
+.PHONY: bench-sync bench-nginx test-nginx-long all clean embed test-c test-lua lint test asan tsan stress demo bench bench-stream fuzz
 
 # ---- installing: by hand, or by the rockspec, which sets the folders ----
 

@@ -82,10 +82,17 @@ local targets = {
   { "wake and finish a parked task", "weft LuaJIT, 1 thread", "ns", "at most", 250 },
   { "CPU-bound tasks on two threads", "weft 5.4, 2 threads", "times", "at least", 1.9 },
   { "map over a million items", "weft 5.4, 2 threads", "ns", "at most", 150 },
+  { "channel round trip, one thread", "weft 5.4", "ns", "at most", 1000 },
+  { "channel round trip, one thread", "weft 5.4", "ratio", "at most", 3 },
+  { "semaphore, acquire and release", "weft's C core", "ns", "at most", 100 },
+  { "limiter, wait that need not wait", "weft's C core", "ns", "at most", 100 },
 }
 
 local function print_target(target)
   local name, contender, kind, bound, limit = table.unpack(target)
+  if not find(contender) then
+    return
+  end
   local figure, ratio = summary(find(contender), name, contenders[1])
   local value = kind == "ratio" and ratio or kind == "rate" and ratio and 1 / ratio or figure
   if not value then

@@ -1,0 +1,3 @@
+module weft/bench/gosync
+
+go 1.19
