@@ -261,6 +261,18 @@ bench-stream: $(C_BUILD)/bench_stream
 	@ulimit -n 4096 && env LUA_PATH="$(CURDIR)/lua/?.lua;$(CURDIR)/lua/?/init.lua;;" LUA_CPATH="$(CURDIR)/build/lua54/?.so;;" lua5.4 bench/stream.lua
 	@ulimit -n 4096 && env LUA_PATH="$(CURDIR)/lua/?.lua;$(CURDIR)/lua/?/init.lua;;" LUA_CPATH="$(CURDIR)/build/luajit/?.so;;" luajit bench/stream.lua
 
+# The HTTP client against Go's and Lua's.
+$(C_BUILD)/bench_http: bench/http/client.c $(CORE_BUILD)/libweft.a
+	@mkdir -p $(@D)
+	$(CC) $(BASE_CFLAGS) -Isrc/core $^ -o $@ -lcurl -lm
+
+bench-http:
+	@sh scripts/deps.sh bench-http
+	@$(MAKE) --no-print-directory -s all $(C_BUILD)/bench_http
+	@$(MAKE) --no-print-directory -s LUA=luajit all
+	@sh bench/http/run.sh
+.PHONY: bench-http
+
 clean:
 	rm -rf build
 

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what `make demo`, `make test`, `make bench` or `make fuzz` need on Debian 12, by apt, when it is not there.
 #
-# usage: scripts/deps.sh demo|test|bench|fuzz|demo-nginx|bench-nginx
+# usage: scripts/deps.sh demo|test|bench|fuzz|demo-nginx|bench-nginx|bench-http
 #
 # Says nothing when there is nothing to do. Never removes a package. On a system without apt it names
 # what is needed and leaves the rest to you.
@@ -30,10 +30,11 @@ case "${1-}" in
   demo) needed="$build" ;;
   test) needed="$build $luajit $nginx $tests" ;;
   bench-nginx | demo-nginx) needed="$build $luajit $nginx curl" ;;
+  bench-http) needed="$build $luajit $go nginx openssl lua-http lua-copas lua-socket" ;;
   bench) needed="$build $luajit $go lua-luv lua-cqueues" ;;
   fuzz) needed="$build clang libclang-rt-14-dev" ;;
   *)
-    echo "usage: scripts/deps.sh demo|test|bench|fuzz|demo-nginx|bench-nginx" >&2
+    echo "usage: scripts/deps.sh demo|test|bench|fuzz|demo-nginx|bench-nginx|bench-http" >&2
     exit 2
     ;;
 esac

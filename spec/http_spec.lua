@@ -466,9 +466,9 @@ describe("weft.http", function()
       local url = server.url .. "/chat/completions"
       local group = weft.group(nil, { pool = weft.inline })
       local options = { url = url, method = "POST", body = json.encode(chat("x")) }
-      group:go(function() return core.http_request(options) end)
+      group:go(function() return core.http_request(options, {}) end)
       weft.sleep(0)
-      assert.match("in use by a call that runs", raised(core.http_request, options))
+      assert.match("in use by a call that runs", raised(core.http_request, options, {}))
       group:close()
     end)
   end)

@@ -24,8 +24,9 @@ typedef struct weft_http_lane weft_http_lane;
 typedef struct weft_http_stream weft_http_stream;
 
 enum {
-  WEFT_HTTP_SHARD_SIZE = 64, /* transfers in flight; libcurl walks lists of this length */
-  WEFT_HTTP_SLICE = 64,      /* launches and aborts a turn, so that the loop never pauses long */
+  WEFT_HTTP_SHARD_SIZE = 64,  /* transfers in flight; libcurl walks lists of this length */
+  WEFT_HTTP_SLICE = 64,       /* launches a turn, so that the loop never pauses long */
+  WEFT_HTTP_ABORT_SLICE = 32, /* aborts a turn, each of which closes a connection */
 };
 
 /* A transfer's state only rises. */
@@ -86,7 +87,7 @@ struct weft_http_transfer {
   weft_waitlist waiters;
   weft_http_transfer *next; /* of the list it is in; the I/O thread's once that took it */
   weft_http_transfer *next_aborted;
-  uint64_t started_ns; /* constant once started */
+  uint64_t started_ns;  /* constant once started */
   uint8_t holds_census; /* the I/O thread's, from start to publish */
   /* the I/O thread's until finished, then constant */
   weft_http_transfer *previous; /* in the lane's queue */
@@ -135,7 +136,7 @@ struct weft_http_shard {
   CURLM *multi;
   weft_http_slot *idle; /* the last one used first */
   uint32_t index, in_flight;
-  uint8_t version; /* 1: HTTP/2 where it is offered; constant */
+  uint8_t version;  /* 1: HTTP/2 where it is offered; constant */
   uint64_t due_ns;  /* when libcurl wants to be called: 0 now, WEFT_NEVER_NS not at all */
   weft_timer timer; /* may be set for earlier than due_ns, never for later */
   weft_http_shard *next_dirty;

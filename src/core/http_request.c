@@ -188,14 +188,15 @@ static void put_headers(weft_http_transfer *transfer, struct curl_slist *nodes, 
                         const weft_http_request *request) {
   static char no_expect[] = "Expect:", no_type[] = "Content-Type:";
   struct curl_slist *end = nodes;
-  append_line(&end, no_expect);
+  if (transfer->has_body)
+    append_line(&end, no_expect);
   if (transfer->has_body && !has_header(request, "Content-Type"))
     append_line(&end, no_type); /* not the form type that libcurl would choose */
   for (size_t i = 0; i < request->header_count; i++)
     append_line(&end, put_header(cursor, &request->headers[i]));
   for (struct curl_slist *node = nodes; node + 1 < end; node++)
     node->next = node + 1;
-  transfer->headers = nodes;
+  transfer->headers = end > nodes ? nodes : NULL;
 }
 
 /* The usual methods in capitals, whatever case they came in; others as they are. */

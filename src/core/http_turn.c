@@ -127,7 +127,7 @@ static CURLcode code_of_doom(const weft_http_transfer *transfer) {
 }
 
 static void end_doomed(void) {
-  for (int left = WEFT_HTTP_SLICE; doomed_head && left > 0; left--) {
+  for (int left = WEFT_HTTP_ABORT_SLICE; doomed_head && left > 0; left--) {
     weft_http_transfer *transfer = doomed_head;
     doomed_head = transfer->next_doomed;
     if (!doomed_head)

@@ -30,9 +30,11 @@ static weft_http_text text_at(lua_State *L, int index) {
   return text;
 }
 
+enum { REQUEST = 1, CLIENT = 2 }; /* the arguments: tables of options */
+
 /* The field stays on the stack, so that its text lives until the request has been copied. */
-static weft_http_text push_text(lua_State *L, const char *name) {
-  lua_getfield(L, 1, name);
+static weft_http_text push_text(lua_State *L, int table, const char *name) {
+  lua_getfield(L, table, name);
   if (lua_isnil(L, -1))
     return (weft_http_text){NULL, 0};
   if (lua_type(L, -1) != LUA_TSTRING)
@@ -41,8 +43,8 @@ static weft_http_text push_text(lua_State *L, const char *name) {
 }
 
 /* Seconds above 0 as whole milliseconds, at least one; 0 for an absent field or infinity. */
-static uint32_t milliseconds(lua_State *L, const char *name) {
-  lua_getfield(L, 1, name);
+static uint32_t milliseconds(lua_State *L, int table, const char *name) {
+  lua_getfield(L, table, name);
   double seconds =
       lua_isnil(L, -1) ? HUGE_VAL : weft_check_seconds(L, lua_gettop(L), call_name, name);
   lua_pop(L, 1);
@@ -52,8 +54,8 @@ static uint32_t milliseconds(lua_State *L, const char *name) {
   return ms < 1 ? 1 : ms > UINT32_MAX ? UINT32_MAX : (uint32_t)ms;
 }
 
-static size_t bytes(lua_State *L, const char *name) {
-  lua_getfield(L, 1, name);
+static size_t bytes(lua_State *L, int table, const char *name) {
+  lua_getfield(L, table, name);
   double count = lua_isnil(L, -1) ? 0
                                   : weft_check_number(L, lua_gettop(L), call_name, name, 1, 1e15,
                                                       "a number of bytes >= 1");
@@ -61,8 +63,8 @@ static size_t bytes(lua_State *L, const char *name) {
   return (size_t)count;
 }
 
-static uint8_t flag(lua_State *L, const char *name) {
-  lua_getfield(L, 1, name);
+static uint8_t flag(lua_State *L, int table, const char *name) {
+  lua_getfield(L, table, name);
   int is_set = lua_toboolean(L, -1);
   lua_pop(L, 1);
   return (uint8_t)is_set;
@@ -89,55 +91,70 @@ static void read_headers(lua_State *L, weft_http_request *request) {
   request->header_count = count;
 }
 
+static void read_limits(lua_State *L, weft_http_request *request) {
+  for (uint8_t limit = WEFT_HTTP_CONNECT; limit < WEFT_HTTP_LIMITS; limit++)
+    request->limits_ms[limit] = milliseconds(L, CLIENT, weft_http_limit_name(limit));
+  lua_getfield(L, REQUEST, "total"); /* what is left of it, where there are several attempts */
+  if (!lua_isnil(L, -1))
+    request->limits_ms[WEFT_HTTP_TOTAL] = milliseconds(L, REQUEST, "total");
+  lua_pop(L, 1);
+}
+
+static void read_client(lua_State *L, weft_http_request *request) {
+  request->ca_file = push_text(L, CLIENT, "ca_file");
+  request->cert_file = push_text(L, CLIENT, "cert_file");
+  request->key_file = push_text(L, CLIENT, "key_file");
+  request->key_password = push_text(L, CLIENT, "key_password");
+  request->proxy = push_text(L, CLIENT, "proxy");
+  request->max_body = bytes(L, CLIENT, "max_body");
+  request->max_header = bytes(L, CLIENT, "max_header");
+  lua_getfield(L, CLIENT, "redirects");
+  request->redirects = (uint8_t)lua_tointeger(L, -1);
+  lua_getfield(L, CLIENT, "quota"); /* stays in the options */
+  request->quota = (weft_http_quota *)weft_to_handle(L, lua_gettop(L), &weft_http_quota_type);
+  lua_pop(L, 2);
+  request->decompress = flag(L, CLIENT, "decompress");
+  request->no_http2 = flag(L, CLIENT, "no_http2");
+}
+
 static weft_http_request read_request(lua_State *L) {
   weft_http_request request = {0};
-  request.method = push_text(L, "method");
-  request.url = push_text(L, "url");
-  request.body = push_text(L, "body");
-  request.ca_file = push_text(L, "ca_file");
-  request.cert_file = push_text(L, "cert_file");
-  request.key_file = push_text(L, "key_file");
-  request.key_password = push_text(L, "key_password");
-  request.proxy = push_text(L, "proxy");
-  lua_getfield(L, 1, "quota"); /* stays in the options */
-  request.quota = (weft_http_quota *)weft_to_handle(L, lua_gettop(L), &weft_http_quota_type);
-  lua_pop(L, 1);
+  request.method = push_text(L, REQUEST, "method");
+  request.url = push_text(L, REQUEST, "url");
+  request.body = push_text(L, REQUEST, "body");
+  request.is_stream = flag(L, REQUEST, "stream");
+  request.buffer = bytes(L, REQUEST, "buffer");
   read_headers(L, &request);
-  for (uint8_t limit = WEFT_HTTP_CONNECT; limit < WEFT_HTTP_LIMITS; limit++)
-    request.limits_ms[limit] = milliseconds(L, weft_http_limit_name(limit));
-  request.max_body = bytes(L, "max_body");
-  request.max_header = bytes(L, "max_header");
-  request.is_stream = flag(L, "stream");
-  request.buffer = bytes(L, "buffer");
-  lua_getfield(L, 1, "redirects");
-  request.redirects = (uint8_t)lua_tointeger(L, -1);
-  lua_pop(L, 1);
-  request.decompress = flag(L, "decompress");
-  request.no_http2 = flag(L, "no_http2");
+  read_client(L, &request);
+  read_limits(L, &request);
   return request;
 }
 
 /* ---- the answer ---- */
 
 static void push_lower(lua_State *L, weft_http_text name) {
-  luaL_Buffer b;
-  luaL_buffinit(L, &b);
+  char small[64], *text = small;
+  if (name.size > sizeof small)
+    text = lua_newuserdata(L, name.size);
   for (size_t i = 0; i < name.size; i++) {
     char c = name.bytes[i];
-    luaL_addchar(&b, c >= 'A' && c <= 'Z' ? (char)(c + 'a' - 'A') : c);
+    text[i] = c >= 'A' && c <= 'Z' ? (char)(c + 'a' - 'A') : c;
   }
-  luaL_pushresult(&b);
+  lua_pushlstring(L, text, name.size);
+  if (text != small)
+    lua_remove(L, -2);
 }
 
-/* Adds the value on top to the table, under the name below it: a second one makes a list. */
-static void add_header(lua_State *L, int headers) {
+/* Adds the value on top to the table, under the name below it: a second one makes a list. Returns
+ * whether it did. */
+static int add_header(lua_State *L, int headers) {
   int name = lua_gettop(L) - 1, value = name + 1;
   lua_pushvalue(L, name);
   lua_rawget(L, headers);
   if (lua_isnil(L, -1)) {
     lua_pop(L, 1);
     lua_rawset(L, headers);
-    return;
+    return 0;
   }
   if (!lua_istable(L, -1)) {
     lua_createtable(L, 2, 0);
@@ -150,6 +167,7 @@ static void add_header(lua_State *L, int headers) {
   lua_pushvalue(L, value);
   lua_rawseti(L, -2, (int)weft_rawlen(L, -2) + 1);
   lua_settop(L, name - 1);
+  return 1;
 }
 
 /* Replaces the list on top of the stack by its strings joined with ", ". */
@@ -167,16 +185,7 @@ static void join_list(lua_State *L) {
   lua_replace(L, list);
 }
 
-void weft_push_http_headers(lua_State *L, weft_http_transfer *transfer) {
-  weft_http_header header;
-  size_t position = 0;
-  lua_newtable(L);
-  int headers = lua_gettop(L);
-  while (weft_http_next_header(transfer, &position, &header)) {
-    push_lower(L, header.name);
-    lua_pushlstring(L, header.value.bytes, header.value.size);
-    add_header(L, headers);
-  }
+static void join_lists(lua_State *L, int headers) {
   lua_pushnil(L);
   while (lua_next(L, headers)) {
     if (lua_istable(L, -1)) {
@@ -188,6 +197,21 @@ void weft_push_http_headers(lua_State *L, weft_http_transfer *transfer) {
       lua_pop(L, 1);
     }
   }
+}
+
+void weft_push_http_headers(lua_State *L, weft_http_transfer *transfer) {
+  weft_http_header header;
+  size_t position = 0;
+  int has_list = 0;
+  lua_createtable(L, 0, 8);
+  int headers = lua_gettop(L);
+  while (weft_http_next_header(transfer, &position, &header)) {
+    push_lower(L, header.name);
+    lua_pushlstring(L, header.value.bytes, header.value.size);
+    has_list |= add_header(L, headers);
+  }
+  if (has_list)
+    join_lists(L, headers);
 }
 
 static void set_time(lua_State *L, const char *name, uint64_t ns) {
@@ -351,10 +375,12 @@ static lua_transfer *push_transfer(weft_state *state, lua_State *L,
 /*** Sends a request and blocks until the answer is complete. Checked and wrapped by weft.http.
  * @function http_request
  * @local
- * @tparam table options as `weft.http.request` makes them: `url`, `method`, `body`, `ca_file`:
- *   strings; `headers`: a list of names and values by turns; `connect`, `first_byte`, `idle`,
- *   `attempt`, `total`: seconds; `max_body`, `max_header`: bytes; `decompress`: boolean; `stream`:
- *   boolean; `buffer`: bytes. Not for two calls at the same time
+ * @tparam table request of this call alone: `url`, `method`, `body`: strings; `headers`: a list of
+ *   names and values by turns; `stream`: boolean; `buffer`: bytes; `total`: seconds, goes before
+ * the client's. Not for two calls at the same time
+ * @tparam table client `connect`, `first_byte`, `idle`, `attempt`, `total`: seconds; `max_body`,
+ *   `max_header`: bytes; `ca_file`, `cert_file`, `key_file`, `key_password`, `proxy`: strings;
+ *   `redirects`: a number; `decompress`, `no_http2`: booleans; `quota`: of @{http_quota}
  * @treturn[1] table `status`, `headers`, `body`, `timings`; of a stream, as soon as the headers are
  *   there, `status`, `headers`, `framing`, `_stream`
  * @treturn[2] nil
@@ -365,8 +391,9 @@ static lua_transfer *push_transfer(weft_state *state, lua_State *L,
  */
 static int http_request(lua_State *L) {
   weft_state *state = WEFT_STATE(L);
-  luaL_checktype(L, 1, LUA_TTABLE);
-  lua_settop(L, 1);
+  luaL_checktype(L, REQUEST, LUA_TTABLE);
+  luaL_checktype(L, CLIENT, LUA_TTABLE);
+  lua_settop(L, CLIENT);
   lua_rawgetp(L, 1, &transfer_key);
   if (!lua_isnil(L, -1))
     return luaL_error(L, "core.http_request: these options are in use by a call that runs");
@@ -408,9 +435,8 @@ void weft_open_http(weft_state *state, lua_State *L) {
   static const weft_function methods[] = {{"__gc", transfer_gc, 0}, {NULL, NULL, 0}};
   static const weft_function quota_methods[] = {
       {"__gc", weft_object_gc, 0}, {"__tostring", weft_object_tostring, 0}, {NULL, NULL, 0}};
-  static const weft_function functions[] = {{"http_request", http_request, WEFT_BLOCKS},
-                                            {"http_quota", http_quota, 0},
-                                            {NULL, NULL, 0}};
+  static const weft_function functions[] = {
+      {"http_request", http_request, WEFT_BLOCKS}, {"http_quota", http_quota, 0}, {NULL, NULL, 0}};
   weft_register(L, state, functions);
   lua_pushlightuserdata(L, NULL); /* JSON's null: the same value in every state */
   lua_setfield(L, -2, "null");

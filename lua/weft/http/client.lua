@@ -30,12 +30,12 @@ end
 
 -- ---- one attempt ----
 
-local function perform(request)
-  local result, err = core.http_request(request)
+local function perform(request, base)
+  local result, err = core.http_request(request, base)
   if not result then
     return nil, err
   elseif request.stream and result._stream then
-    return streams.wrap(result, request.max_body)
+    return streams.wrap(result, base.max_body)
   end
   return setmetatable(result, Response)
 end
@@ -103,7 +103,7 @@ local function wait_for(limiter)
 end
 
 -- One attempt, by the limiter's leave, within what is left of the total.
-local function attempt(request, limiter, total, deadline)
+local function attempt(request, base, limiter, deadline)
   local allowed, err = wait_for(limiter)
   if not allowed then
     return nil, err
@@ -111,11 +111,11 @@ local function attempt(request, limiter, total, deadline)
   if deadline then
     request.total = deadline - core.now()
     if request.total <= 0 then
-      return nil, too_late(request, total)
+      return nil, too_late(request, base.total)
     end
   end
-  local res, failure = perform(request)
-  return res, with_total(failure, total)
+  local res, failure = perform(request, base)
+  return res, with_total(failure, base.total)
 end
 
 local function close(res)
@@ -124,16 +124,19 @@ local function close(res)
   end
 end
 
+local function deadline_of(base)
+  return base.total and base.total < math.huge and core.now() + base.total or nil
+end
+
 -- Every answer is a result in the end, also the one that the last attempt brought.
-local function perform_often(request, policy, limiter)
-  local total = request.total
-  local deadline = total and total < math.huge and core.now() + total or nil
+local function perform_often(request, base, policy, limiter)
+  local deadline = deadline_of(base)
   local headers, count, last = request.headers, 0, nil
   local res, err = retry.run(policy_for(policy, request, deadline), function(number, key)
     close(last)
     count, last = number, nil
     request.headers = key and requests.with_header(headers, "Idempotency-Key", key) or headers
-    local answer, failure = attempt(request, limiter, total, deadline)
+    local answer, failure = attempt(request, base, limiter, deadline)
     if answer and answer.status >= 400 then
       last = answer
       return nil, as_failure(answer)
@@ -163,14 +166,13 @@ local function policy_of(client, what, given, level)
   return given.retry == nil and client.retry
 end
 
-local function run(request, policy, limiter)
+local function run(request, base, policy, limiter)
   if policy then
-    return perform_often(request, policy, limiter)
+    return perform_often(request, base, policy, limiter)
   elseif limiter then
-    local deadline = request.total and request.total < math.huge and core.now() + request.total or nil
-    return attempt(request, limiter, request.total, deadline)
+    return attempt(request, base, limiter, deadline_of(base))
   end
-  return perform(request)
+  return perform(request, base)
 end
 
 -- ---- calls ----
@@ -182,8 +184,8 @@ local function prepare(client, what, method, url, given, level)
   if type(url) ~= "string" then
     options.refuse(what, "url", "a string", url, level + 1)
   end
-  local request = requests.compile(what, client, method, url, given, level + 1)
-  return request, policy_of(client, what, given, level + 1), either(given.limiter, client.limiter)
+  local request, base = requests.compile(what, client, method, url, given, level + 1)
+  return request, base, policy_of(client, what, given, level + 1), either(given.limiter, client.limiter)
 end
 
 --- A call whose method is in its name, for a public function. Internal.
@@ -290,6 +292,7 @@ function M.new(what, given, level)
   for _, name in ipairs(plain) do
     client[name] = given[name]
   end
+  client.base = requests.base(client)
   if given.base_url then
     client.base_url, client.origin = requests.base_url(what, given.base_url, level + 1)
   end

@@ -244,44 +244,75 @@ local function either(value, fallback)
   return value
 end
 
-local function proxy_of(client, given)
-  local proxy = either(given.proxy, client.proxy)
-  return proxy == false and "" or proxy
+-- Options that C needs and that a call may say anew.
+local overridable = {
+  "max_body", "max_header", "decompress", "ca_file", "cert_file", "key_file", "key_password", "proxy", "http2",
+  "redirects", "timeout",
+}
+local is_overridable = {}
+for _, name in ipairs(overridable) do
+  is_overridable[name] = true
 end
 
---- What core.http_request takes. The options were checked.
-function M.compile(what, client, method, url, given, level)
-  local headers = client.headers
-  if given.headers then
-    headers = M.headers(what, headers, given.headers, level + 1)
-  end
-  local times = M.timeouts(what, client.timeout, given.timeout, level + 1)
-  local body
-  body, headers = body_of(what, given, headers, level + 1)
+--- What holds for all requests of a client, as core.http_request takes it.
+function M.base(client)
+  local times = client.timeout
   return {
-    method = method or (body and "POST" or "GET"),
-    url = M.url(what, client, url, level + 1),
-    headers = headers,
-    body = body,
     connect = times.connect,
     first_byte = times.first_byte,
     idle = times.idle,
     attempt = times.attempt,
     total = times.total,
-    max_body = given.max_body or client.max_body,
-    max_header = given.max_header or client.max_header,
-    ca_file = given.ca_file or client.ca_file,
-    cert_file = given.cert_file or client.cert_file,
-    key_file = given.key_file or client.key_file,
-    key_password = given.key_password or client.key_password,
-    proxy = proxy_of(client, given),
-    no_http2 = either(given.http2, client.http2) == false,
-    redirects = given.redirects or client.redirects,
-    decompress = either(given.decompress, client.decompress) ~= false,
+    max_body = client.max_body,
+    max_header = client.max_header,
+    ca_file = client.ca_file,
+    cert_file = client.cert_file,
+    key_file = client.key_file,
+    key_password = client.key_password,
+    proxy = client.proxy == false and "" or client.proxy,
+    no_http2 = client.http2 == false,
+    redirects = client.redirects,
+    decompress = client.decompress ~= false,
     quota = client.quota,
-    stream = given.stream,
-    buffer = given.buffer,
   }
+end
+
+local function base_for(what, client, given, level)
+  local differs = false
+  for name in pairs(given) do
+    differs = differs or is_overridable[name]
+  end
+  if not differs then
+    return client.base
+  end
+  local one = { quota = client.quota }
+  for _, name in ipairs(overridable) do
+    one[name] = either(given[name], client[name])
+  end
+  one.timeout = M.timeouts(what, client.timeout, given.timeout, level + 1)
+  return M.base(one)
+end
+
+--- The two tables that core.http_request takes: of the request, small since thousands may be in flight, and of the
+-- client. The options were checked.
+function M.compile(what, client, method, url, given, level)
+  local headers = client.headers
+  if given.headers then
+    headers = M.headers(what, headers, given.headers, level + 1)
+  end
+  local base = base_for(what, client, given, level + 1)
+  local body
+  body, headers = body_of(what, given, headers, level + 1)
+  local request = {
+    method = method or (body and "POST" or "GET"),
+    url = M.url(what, client, url, level + 1),
+    headers = headers,
+    body = body,
+  }
+  if given.stream then
+    request.stream, request.buffer = true, given.buffer
+  end
+  return request, base
 end
 
 return M
