@@ -200,6 +200,12 @@ bench:
 	@$(MAKE) --no-print-directory -s LUA=luajit all
 	@sh bench/run.sh
 
+# The gateway of examples/nginx before a model server, with Debian's nginx.
+demo-nginx:
+	@sh scripts/deps.sh demo-nginx
+	@$(MAKE) --no-print-directory -s LUA=luajit all
+	@sh examples/nginx/demo.sh
+
 # Ten reloads under load, 100,000 requests: some minutes.
 test-nginx-long:
 	@sh scripts/deps.sh test
@@ -276,7 +282,7 @@ bench-http:
 clean:
 	rm -rf build
 
-.PHONY: bench-sync bench-nginx test-nginx-long all clean embed test-c test-lua lint test asan tsan stress demo bench bench-stream fuzz
+.PHONY: bench-sync bench-nginx demo-nginx test-nginx-long all clean embed test-c test-lua lint test asan tsan stress demo bench bench-stream fuzz
 
 # ---- installing: by hand, or by the rockspec, which sets the folders ----
 
