@@ -30,7 +30,7 @@ export LUA_PATH LUA_CPATH
 # The model server says where it listens; nginx tries ports until one is free.
 luajit examples/model_server.lua --port 0 --latency 0.3 --delay 0.15 --chunks 6 >"$folder/server" &
 server=$!
-until grep -q listening "$folder/server"; do
+until grep -qs listening "$folder/server"; do
   kill -0 "$server"
   sleep 0.05
 done
