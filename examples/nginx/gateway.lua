@@ -1,6 +1,7 @@
 --- The handlers of examples/nginx/nginx.conf: parallel models, streamed answers, a rate limit a key, a budget.
 --
 -- Everything here belongs to one worker process: with several of them each has its own limits and its own budget.
+-- luacheck: globals ngx
 local weft = require "weft"
 
 local gateway = {}
