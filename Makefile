@@ -41,7 +41,7 @@ BINDING = module state errors bytecode bytecode_54 bytecode_jit lostwrite vmprob
 BINDING_SRC = $(wildcard $(BINDING:%=src/lua/%.c))
 # The model server for tests: C alone, and its face in Lua.
 MODEL = model_timer model_arena model_json model_json_write model_gzip model_http model_record \
-        model_style model_config model_fault model_ask model_template model_mock model_content \
+        model_style model_config model_fault model_ask model_routes model_template model_mock model_content \
         model_turn model_api model_vector model_openai model_anthropic model_ollama model_head \
         model_quota model_answer model_reply model_conn model_server
 MODEL_SRC = $(MODEL:%=src/testing/%.c)

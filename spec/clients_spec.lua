@@ -17,12 +17,14 @@ local function install()
   end
   return clients.shell(([[
     unset LD_PRELOAD # a sanitizer's
-    mkdir -p %s && cp spec/clients/package.json spec/clients/check.mjs %s && cd %s || exit
+    mkdir -p %s && exec 9>%s/lock && flock 9 # two runs at a time would install over each other
+    cp spec/clients/package.json spec/clients/check.mjs %s && cd %s || exit
     cmp -s package.json installed.json && { echo good; exit; }
-    timeout 120 npm install --no-package-lock --no-audit --no-fund --ignore-scripts --loglevel=error >npm.log 2>&1 \
+    timeout 120 npm install --no-package-lock --no-audit --no-fund --ignore-scripts --loglevel=error \
+      --fetch-retries=2 --fetch-retry-mintimeout=1000 --fetch-retry-maxtimeout=3000 >npm.log 2>&1 \
       && cp package.json installed.json && echo good && exit
     cat npm.log
-  ]]):format(folder, folder, folder))
+  ]]):format(folder, folder, folder, folder))
 end
 
 local ever = math.huge

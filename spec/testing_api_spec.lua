@@ -120,6 +120,9 @@ describe("weft.testing.model_server speaks", function()
       local list = call(server, "/v1/models").json
       assert.equal("list", list.object)
       assert.equal("two", list.data[2].id)
+      assert.equal("two", call(server, "/v1/models/two").json.id)
+      assert.equal("model", call(server, "/v1/models/two?x", nil, clients.anthropic).json.type)
+      assert.equal(404, call(server, "/v1/models/three").status)
       assert.equal(200, call(server, CHAT, ask(nil, { model = "two" })).status)
       local none = call(server, CHAT, ask(nil, { model = "three" }))
       assert.equal(404, none.status)
@@ -312,6 +315,24 @@ describe("weft.testing.model_server speaks", function()
       assert.equal("fallback", text(server, "say hello"))
       assert.same({ "one", "two", "two" }, { text(server, "x", "poet"), text(server, "x", "poet"), text(server, "x", "poet") })
       assert.equal("by name", text(server, "x", "other"))
+    end)
+
+    it("are not used up by answers that a fault spoils, nor by embeddings", function()
+      local server = start({
+        reply = { "first", "second", "third" },
+        faults = { { status = 503 }, { reset = "before" }, { truncate = "body" }, { pause = 0.001 } },
+      })
+      call(server, "/v1/embeddings", { model = "m", input = "x" }) -- the 503
+      for _ = 1, 2 do
+        local client = clients.connect(server)
+        client:send(clients.post(json.encode(ask())))
+        client:receive("*a")
+        client:close()
+      end
+      assert.equal("first", text(server, ""))
+      call(server, "/v1/embeddings", { model = "m", input = "x" })
+      assert.equal("second", text(server, ""))
+      assert.equal(4, server:stats().faults)
     end)
 
     it("from templates", function()

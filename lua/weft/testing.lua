@@ -10,8 +10,8 @@ local testing = {}
 --
 -- The path says which API is meant; what stands before it does not matter:
 --
--- - OpenAI: `POST …/chat/completions`, `POST …/embeddings`, `GET …/models`
--- - Anthropic: `POST …/messages`, `POST …/messages/count_tokens`
+-- - OpenAI: `POST …/chat/completions`, `POST …/embeddings`, `GET …/models`, `GET …/models/NAME`
+-- - Anthropic: `POST …/messages`, `POST …/messages/count_tokens`, `GET …/models`, `GET …/models/NAME`
 -- - Ollama: `POST …/api/chat`, `…/api/generate`, `…/api/embed`, `…/api/embeddings`, `GET …/api/tags`,
 --   `…/api/version`
 -- - `GET …/health`: "ok"
@@ -26,7 +26,7 @@ local testing = {}
 -- and a `score`, `mock-summary` with a `summary`.
 --
 -- A reply is a string, or a table, or a list of them that are given one after the other (the last one
--- stays). In the table:
+-- stays; an answer that a fault spoils uses up none). In the table:
 --
 -- - one of `text`; `json`: a value that is sent as JSON; `tokens`: so many words that mean nothing;
 --   `template`: a text in which `{{last}}` (the text of the last message), `{{model}}`, `{{path}}`,

@@ -92,6 +92,7 @@ const checks = {
     const names = [];
     for await (const model of openai.models.list()) names.push(model.id);
     assert.ok(names.includes("poet"));
+    assert.equal((await openai.models.retrieve("poet")).id, "poet");
   },
   async "openai: RateLimitError with retry-after"() {
     const error = await failure(openai.chat.completions.create(chat("limited")));
@@ -108,14 +109,14 @@ const checks = {
   async "openai: errors by status"() {
     const wrong = new OpenAI({ apiKey: "key-2", baseURL: `${origin}/v1`, maxRetries: 0 });
     const cases = [
-      [OpenAI.AuthenticationError, wrong.chat.completions.create(chat("poet"))],
-      [OpenAI.NotFoundError, openai.chat.completions.create(chat("nobody"))],
-      [OpenAI.BadRequestError, openai.chat.completions.create({ model: "poet", messages: [] })],
-      [OpenAI.InternalServerError, openai.chat.completions.create(chat("broken"))],
-      [OpenAI.APIConnectionError, openai.chat.completions.create(chat("reset"))],
+      [OpenAI.AuthenticationError, () => wrong.chat.completions.create(chat("poet"))],
+      [OpenAI.NotFoundError, () => openai.chat.completions.create(chat("nobody"))],
+      [OpenAI.BadRequestError, () => openai.chat.completions.create({ model: "poet", messages: [] })],
+      [OpenAI.InternalServerError, () => openai.chat.completions.create(chat("broken"))],
+      [OpenAI.APIConnectionError, () => openai.chat.completions.create(chat("reset"))],
     ];
-    for (const [type, promise] of cases) {
-      const error = await failure(promise);
+    for (const [type, call] of cases) {
+      const error = await failure(call());
       assert.ok(error instanceof type, `${type.name}: ${error}`);
     }
   },
@@ -183,18 +184,19 @@ const checks = {
     const names = [];
     for await (const model of anthropic.models.list()) names.push(model.id);
     assert.ok(names.includes("poet"));
+    assert.equal((await anthropic.models.retrieve("poet")).id, "poet");
   },
   async "anthropic: errors by status"() {
     const wrong = new Anthropic({ apiKey: "key-2", baseURL: origin, maxRetries: 0 });
     const cases = [
-      [Anthropic.AuthenticationError, "authentication_error", wrong.messages.create(message("poet"))],
-      [Anthropic.NotFoundError, "not_found_error", anthropic.messages.create(message("nobody"))],
-      [Anthropic.BadRequestError, "invalid_request_error", anthropic.messages.create(message("poet", { messages: [] }))],
-      [Anthropic.RateLimitError, "rate_limit_error", anthropic.messages.create(message("limited"))],
-      [Anthropic.InternalServerError, "overloaded_error", anthropic.messages.create(message("overloaded"))],
+      [Anthropic.AuthenticationError, "authentication_error", () => wrong.messages.create(message("poet"))],
+      [Anthropic.NotFoundError, "not_found_error", () => anthropic.messages.create(message("nobody"))],
+      [Anthropic.BadRequestError, "invalid_request_error", () => anthropic.messages.create(message("poet", { messages: [] }))],
+      [Anthropic.RateLimitError, "rate_limit_error", () => anthropic.messages.create(message("limited"))],
+      [Anthropic.InternalServerError, "overloaded_error", () => anthropic.messages.create(message("overloaded"))],
     ];
-    for (const [type, kind, promise] of cases) {
-      const error = await failure(promise);
+    for (const [type, kind, call] of cases) {
+      const error = await failure(call());
       assert.ok(error instanceof type, `${type.name}: ${error}`);
       assert.equal(error.error.error.type, kind);
     }

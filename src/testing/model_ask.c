@@ -201,7 +201,9 @@ static void read_openai_chat(reader *r) {
 static void read_anthropic_chat(reader *r) {
   read_chat(r);
   r->ask->max_tokens = read_count(r, MAX_TOKENS);
-  if (r->ask->task == WEFT_MODEL_TASK_CHAT && is_absent(r->members[MAX_TOKENS]))
+  if (r->ask->task == WEFT_MODEL_TASK_COUNT)
+    r->ask->stream = false;
+  else if (is_absent(r->members[MAX_TOKENS]))
     refuse(r, "max_tokens: Field required", "max_tokens");
 }
 

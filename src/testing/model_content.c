@@ -29,16 +29,22 @@ static bool matches(const weft_model_speaker *speaker, const weft_model_rule *ru
          (config->matches && config->matches(config->matcher, rule->pattern, said, ask->last.size));
 }
 
-static const weft_model_canned *choose(weft_model_speaker *speaker, const weft_model_ask *ask) {
+static const weft_model_canned *choose(const weft_model_speaker *speaker, weft_model_turn *turn) {
   for (size_t i = 0; i < speaker->config->rule_count; i++) {
     const weft_model_rule *rule = &speaker->config->rules[i];
-    bool used_up = rule->times >= 0 && speaker->taken[i] >= (uint64_t)rule->times;
-    if (used_up || !matches(speaker, rule, ask))
+    uint64_t taken = speaker->taken[i];
+    bool used_up = rule->times >= 0 && taken >= (uint64_t)rule->times;
+    if (used_up || !matches(speaker, rule, &turn->ask))
       continue;
-    uint64_t turn = speaker->taken[i]++;
-    return &rule->replies[turn < rule->reply_count ? turn : rule->reply_count - 1];
+    turn->rule = i + 1;
+    return &rule->replies[taken < rule->reply_count ? taken : rule->reply_count - 1];
   }
   return NULL;
+}
+
+void weft_model_spoken(weft_model_speaker *speaker, const weft_model_turn *turn) {
+  if (turn->rule)
+    speaker->taken[turn->rule - 1]++;
 }
 
 /* So many tokens, by the count of weft_model_tokens. */
@@ -96,13 +102,20 @@ static void count_tokens(weft_model_turn *turn) {
     turn->output_tokens = (uint64_t)canned->output_tokens;
 }
 
-int weft_model_speak(weft_model_speaker *speaker, weft_model_turn *turn) {
-  const weft_model_canned *canned = choose(speaker, &turn->ask);
+static int talk(const weft_model_speaker *speaker, weft_model_turn *turn) {
+  const weft_model_canned *canned = choose(speaker, turn);
   int rc = canned ? say_canned(turn, canned) : say_own(turn);
   turn->finish = canned && canned->call_count ? "tool_calls" : "stop";
   heed_limit(turn);
   if (canned && canned->finish)
     turn->finish = canned->finish;
+  return rc;
+}
+
+int weft_model_speak(const weft_model_speaker *speaker, weft_model_turn *turn) {
+  weft_model_task task = turn->ask.task;
+  bool talks = task == WEFT_MODEL_TASK_CHAT || task == WEFT_MODEL_TASK_GENERATE;
+  int rc = talks ? talk(speaker, turn) : WEFT_BUF_OK;
   count_tokens(turn);
   return rc;
 }

@@ -18,7 +18,9 @@ void weft_model_speaker_free(weft_model_speaker *speaker);
 
 /* Fills the turn's text, canned answer, finish and tokens from its ask, which was read already: by
  * the first rule that matches; by a built-in model (model_mock.h); or "echo: " and the last
- * message. Returns WEFT_BUF_OK, or why not. */
-int weft_model_speak(weft_model_speaker *speaker, weft_model_turn *turn);
+ * message. A task that is no talk gets its tokens alone. Returns WEFT_BUF_OK, or why not. */
+int weft_model_speak(const weft_model_speaker *speaker, weft_model_turn *turn);
+/* The client gets what was said: the next request that the same rule matches is one later. */
+void weft_model_spoken(weft_model_speaker *speaker, const weft_model_turn *turn);
 
 #endif

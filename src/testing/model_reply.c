@@ -12,6 +12,7 @@
 #include "model_api.h"
 #include "model_head.h"
 #include "model_random.h"
+#include "model_routes.h"
 #include "model_timer.h"
 
 /* The making of one answer. */
@@ -43,107 +44,8 @@ static void fail_with(making *m, int status, const char *message, const char *co
   fail(m, &(weft_model_failure){.status = status, .message = message, .code = code});
 }
 
-/* Routes -------------------------------------------------------------------------------------- */
-
-typedef struct route {
-  const char *method;
-  const char *suffix; /* of the path, before its query */
-  weft_model_family family;
-  weft_model_task task;
-  void (*answer)(making *m); /* NULL: what the task says */
-} route;
-
-static void answer_health(making *m) {
-  m->type = "text/plain";
-  weft_json_put(&m->body, "ok");
-}
-
-static void answer_version(making *m) {
-  weft_json_put(&m->body, "{\"version\":\"0.12.0\"}");
-}
-
-static void put_model(making *m, const char *name) {
-  if (m->turn->ask.family == WEFT_MODEL_ANTHROPIC) {
-    weft_json_put(&m->body, "{\"type\":\"model\",\"id\":");
-    weft_json_put_text(&m->body, name);
-    weft_json_put(&m->body, ",\"display_name\":");
-    weft_json_put_text(&m->body, name);
-    weft_json_put(&m->body, ",\"created_at\":\"2025-01-01T00:00:00Z\"}");
-  } else if (m->turn->ask.family == WEFT_MODEL_OLLAMA) {
-    weft_json_put(&m->body, "{\"name\":");
-    weft_json_put_text(&m->body, name);
-    weft_json_put(&m->body, ",\"model\":");
-    weft_json_put_text(&m->body, name);
-    weft_json_put(&m->body, ",\"modified_at\":\"2025-01-01T00:00:00Z\",\"size\":1,\"details\":{}}");
-  } else {
-    weft_json_put(&m->body, "{\"id\":");
-    weft_json_put_text(&m->body, name);
-    weft_json_put(&m->body, ",\"object\":\"model\",\"created\":1735689600,\"owned_by\":\"weft\"}");
-  }
-}
-
-static void put_models(making *m) {
-  static const char *const built_in[] = {"mock-sentiment", "mock-topic", "mock-summary"};
-  const weft_model_config *config = m->replier->config;
-  const char *const *models = config->models ? config->models : built_in;
-  size_t count = config->models ? config->model_count : sizeof built_in / sizeof *built_in;
-  for (size_t i = 0; i < count; i++) {
-    weft_json_put(&m->body, i ? "," : "");
-    put_model(m, models[i]);
-  }
-}
-
-static void answer_models(making *m) {
-  if (m->turn->ask.family == WEFT_MODEL_OLLAMA) {
-    weft_json_put(&m->body, "{\"models\":[");
-    put_models(m);
-    weft_json_put(&m->body, "]}");
-  } else if (m->turn->ask.family == WEFT_MODEL_ANTHROPIC) {
-    weft_json_put(&m->body, "{\"data\":[");
-    put_models(m);
-    weft_json_put(&m->body, "],\"has_more\":false,\"first_id\":null,\"last_id\":null}");
-  } else {
-    weft_json_put(&m->body, "{\"object\":\"list\",\"data\":[");
-    put_models(m);
-    weft_json_put(&m->body, "]}");
-  }
-}
-
-static const route routes[] = {
-    {"POST", "/api/chat", WEFT_MODEL_OLLAMA, WEFT_MODEL_TASK_CHAT, NULL},
-    {"POST", "/api/generate", WEFT_MODEL_OLLAMA, WEFT_MODEL_TASK_GENERATE, NULL},
-    {"POST", "/api/embed", WEFT_MODEL_OLLAMA, WEFT_MODEL_TASK_EMBED, NULL},
-    {"POST", "/api/embeddings", WEFT_MODEL_OLLAMA, WEFT_MODEL_TASK_EMBED_ONE, NULL},
-    {"GET", "/api/tags", WEFT_MODEL_OLLAMA, WEFT_MODEL_TASK_NONE, answer_models},
-    {"GET", "/api/version", WEFT_MODEL_OLLAMA, WEFT_MODEL_TASK_NONE, answer_version},
-    {"POST", "/messages", WEFT_MODEL_ANTHROPIC, WEFT_MODEL_TASK_CHAT, NULL},
-    {"POST", "/messages/count_tokens", WEFT_MODEL_ANTHROPIC, WEFT_MODEL_TASK_COUNT, NULL},
-    {"POST", "/chat/completions", WEFT_MODEL_OPENAI, WEFT_MODEL_TASK_CHAT, NULL},
-    {"POST", "/embeddings", WEFT_MODEL_OPENAI, WEFT_MODEL_TASK_EMBED, NULL},
-    {"GET", "/models", WEFT_MODEL_OPENAI, WEFT_MODEL_TASK_NONE, answer_models},
-    {"GET", "/health", WEFT_MODEL_OPENAI, WEFT_MODEL_TASK_NONE, answer_health},
-};
-
-static const route *find_route(const char *path) {
-  size_t size = strcspn(path, "?");
-  for (size_t i = 0; i < sizeof routes / sizeof *routes; i++) {
-    size_t suffix = strlen(routes[i].suffix);
-    if (size >= suffix && memcmp(path + size - suffix, routes[i].suffix, suffix) == 0)
-      return &routes[i];
-  }
-  return NULL;
-}
-
-/* In whose shape an answer is when the path does not tell. */
-static weft_model_family guess_family(const weft_model_request *request) {
-  if (weft_model_request_header(request, "anthropic-version"))
-    return WEFT_MODEL_ANTHROPIC;
-  return strncmp(request->path, "/api/", 5) == 0 ? WEFT_MODEL_OLLAMA : WEFT_MODEL_OPENAI;
-}
-
 /* Who may ask --------------------------------------------------------------------------------- */
 
-/* Takes as long for a wrong key as for a right one is not needed: it is a server for tests. */
 static bool has_key(const weft_model_request *request, weft_model_family family, const char *key) {
   static const char scheme[] = "Bearer ";
   if (family == WEFT_MODEL_ANTHROPIC) {
@@ -172,13 +74,6 @@ static bool admit(making *m) {
     return false;
   }
   return true;
-}
-
-static bool exists(const weft_model_config *config, const char *model) {
-  for (size_t i = 0; i < config->model_count; i++)
-    if (strcmp(config->models[i], model) == 0)
-      return true;
-  return config->models == NULL;
 }
 
 /* Faults -------------------------------------------------------------------------------------- */
@@ -332,6 +227,12 @@ static double latency(weft_model_replier *replier) {
   return seconds;
 }
 
+/* Whether the client gets what the model says, sooner or later. */
+static bool is_told(const weft_model_fault *fault) {
+  bool good = fault->kind == WEFT_MODEL_FAULT_NONE || fault->kind == WEFT_MODEL_FAULT_PAUSE;
+  return good && fault->length_off == 0;
+}
+
 /* Answers a valid request to a model. */
 static void answer_model(making *m) {
   weft_model_replier *replier = m->replier;
@@ -350,27 +251,66 @@ static void answer_model(making *m) {
   write_content(m);
   if (faulty)
     apply_fault(m);
+  if (is_told(&m->fault))
+    weft_model_spoken(&replier->speaker, turn);
+}
+
+static void refuse_unknown_model(making *m) {
+  fail_with(m, 404, "the model does not exist or you have no access to it", "model_not_found");
 }
 
 static void answer_task(making *m) {
   weft_model_failure failure = {0};
+  const char *model = m->request->model;
   int rc = weft_model_ask_read(&m->turn->ask, &failure);
   if (rc != WEFT_BUF_OK)
     m->body.rc = rc;
   else if (failure.status)
     fail(m, &failure);
-  else if (!exists(m->replier->config, m->request->model))
-    fail_with(m, 404, "the model does not exist or you have no access to it", "model_not_found");
+  else if (!weft_model_exists(m->replier->config, (weft_json_span){model, strlen(model)}))
+    refuse_unknown_model(m);
   else
     answer_model(m);
 }
 
+static void answer_one(making *m, const weft_model_route *to) {
+  weft_json_span name = weft_model_name_in(to, m->request->path);
+  if (weft_model_exists(m->replier->config, name))
+    weft_model_put_one(m->turn->ask.family, name, &m->body);
+  else
+    refuse_unknown_model(m);
+}
+
+static void answer_health(making *m) {
+  m->type = "text/plain";
+  weft_json_put(&m->body, "ok");
+}
+
+/* For those who may ask. */
+static void answer_place(making *m, const weft_model_route *to) {
+  switch (to->place) {
+  case WEFT_MODEL_PLACE_TASK:
+    answer_task(m);
+    break;
+  case WEFT_MODEL_PLACE_HEALTH:
+    answer_health(m);
+    break;
+  case WEFT_MODEL_PLACE_VERSION:
+    weft_json_put(&m->body, "{\"version\":\"0.12.0\"}");
+    break;
+  case WEFT_MODEL_PLACE_LIST:
+    weft_model_put_list(m->replier->config, m->turn->ask.family, &m->body);
+    break;
+  case WEFT_MODEL_PLACE_ONE:
+    answer_one(m, to);
+    break;
+  }
+}
+
 static void dispatch(making *m) {
-  const route *to = find_route(m->request->path);
+  const weft_model_route *to = weft_model_find_route(m->request->path);
   bool head = strcmp(m->request->method, "HEAD") == 0;
-  weft_model_family guess = guess_family(m->request);
-  bool told = to && (to->task != WEFT_MODEL_TASK_NONE || to->family == WEFT_MODEL_OLLAMA);
-  m->turn->ask.family = told ? to->family : guess;
+  m->turn->ask.family = weft_model_family_of(to, m->request);
   m->turn->ask.task = to ? to->task : WEFT_MODEL_TASK_NONE;
   m->turn->api = weft_model_api_of(m->turn->ask.family);
   if (!to) {
@@ -379,13 +319,8 @@ static void dispatch(making *m) {
              !(head && strcmp(to->method, "GET") == 0)) {
     m->allow = to->method;
     fail_with(m, 405, "method not allowed for this URL", NULL);
-  } else if (to->answer == answer_health) {
-    answer_health(m);
-  } else if (admit(m)) {
-    if (to->answer)
-      to->answer(m);
-    else
-      answer_task(m);
+  } else if (to->place == WEFT_MODEL_PLACE_HEALTH || admit(m)) {
+    answer_place(m, to);
   }
 }
 

@@ -61,6 +61,7 @@ typedef struct weft_model_turn {
   weft_model_interruption interruption;
   weft_model_failure failure;      /* of a fault: what the interruption points to */
   const weft_model_canned *canned; /* not owned; NULL: only `text` */
+  size_t rule;                     /* that it comes from, from 1; 0: none */
   weft_buf text;                   /* owned: what is said */
   const char *finish;              /* why it ends, in OpenAI's words */
   uint64_t serial;                 /* makes the ids */
