@@ -30,7 +30,7 @@ case "${1-}" in
   demo) needed="$build" ;;
   test) needed="$build $luajit $nginx $tests" ;;
   bench-nginx | demo-nginx) needed="$build $luajit $nginx curl" ;;
-  bench-http) needed="$build $luajit $go nginx openssl lua-http lua-copas lua-socket" ;;
+  bench-http) needed="$build $luajit $go nginx openssl lua-http" ;;
   bench) needed="$build $luajit $go lua-luv lua-cqueues" ;;
   fuzz) needed="$build clang libclang-rt-14-dev" ;;
   *)

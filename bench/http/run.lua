@@ -16,11 +16,10 @@ local commands = {
   ["weft, C"] = "build/c/bench_http",
   ["weft, Lua 5.4"] = lua54 .. "weft.lua",
   ["weft, LuaJIT"] = luajit .. "weft.lua",
-  ["lua-http, 5.4"] = "lua5.4 bench/http/luahttp.lua",
-  ["copas, 5.4"] = "lua5.4 bench/http/copas.lua",
+  ["lua-http, LuaJIT"] = "luajit bench/http/luahttp.lua",
 }
 local GO, C, L54, JIT = "Go net/http", "weft, C", "weft, Lua 5.4", "weft, LuaJIT"
-local PEERS = { "lua-http, 5.4", "copas, 5.4" }
+local PEER = "lua-http, LuaJIT" -- Debian has it for 5.1 to 5.3
 
 local function median(list)
   table.sort(list)
@@ -81,7 +80,7 @@ local function calls(title, url, in_flight, count, who, targets, more)
 end
 
 local ours = { GO, C, L54, JIT }
-local everybody = { GO, C, L54, JIT, PEERS[1], PEERS[2] }
+local everybody = { GO, C, L54, JIT, PEER }
 local at_most = { [C] = "0.70 of Go's", [L54] = "0.90 of Go's" }
 
 local at_64 = calls("client CPU a call, 64 in flight, kept connections", plain, 64, 40000, everybody, at_most)

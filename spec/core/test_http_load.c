@@ -5,6 +5,8 @@
  * lines and ends with the totals; fails when one check failed.
  */
 #include "http_helpers.h"
+
+#include <fcntl.h>
 #include "mem.h"
 
 #include <dlfcn.h>
@@ -190,6 +192,61 @@ static void test_slow_resolver(void) {
 
 /* ---- no memory, no descriptors, forks ---- */
 
+/* Beyond what descriptors allow transfers wait for their turn: a listener that accepts nobody. */
+static void test_few_descriptors(void) {
+  enum { CALLS = 400 };
+  static weft_http_transfer *transfers[CALLS];
+  struct rlimit usual, few;
+  weft_http_stats stats;
+  char url[64];
+  int port, listener = listen_somewhere(&port);
+  snprintf(url, sizeof url, "http://127.0.0.1:%d/", port);
+  weft_http_request request = {.url = weft_http_text_of(url)};
+  weft_http_close_idle();
+  getrlimit(RLIMIT_NOFILE, &usual);
+  few = usual;
+  few.rlim_cur = 400;
+  setrlimit(RLIMIT_NOFILE, &few);
+  for (int i = 0; i < CALLS; i++)
+    transfers[i] = start(&request);
+  do {
+    usleep(1000);
+    weft_http_stats_read(&stats);
+  } while (stats.in_flight + stats.queued < CALLS || stats.in_flight < 300);
+  check(stats.in_flight == 300 && stats.queued == 100,
+        "with 400 descriptors %u are in flight and %u wait", stats.in_flight, stats.queued);
+  for (int i = 0; i < CALLS; i++)
+    weft_http_abort(transfers[i]);
+  int aborted = 0;
+  for (int i = 0; i < CALLS; i++) {
+    finish(transfers[i]);
+    aborted += is_kind(weft_http_error(transfers[i]), "canceled");
+    weft_http_transfer_release(transfers[i]);
+  }
+  check(aborted == CALLS, "none of them failed");
+  setrlimit(RLIMIT_NOFILE, &usual);
+  close(listener);
+}
+
+/* An internet socket that a program started now would inherit. */
+static int is_leaky(int fd) {
+  struct sockaddr_in address;
+  socklen_t size = sizeof address;
+  return getsockname(fd, (struct sockaddr *)&address, &size) == 0 &&
+         address.sin_family == AF_INET && fcntl(fd, F_GETFD) == 0;
+}
+
+/* Connections do not get into the programs that the process starts, where they would stay open. */
+static void test_closed_on_exec(void) {
+  weft_http_transfer *transfers[20];
+  int leaky = 0;
+  start_all(transfers, 20, "/wait/50");
+  wait_until_held(20);
+  for (int fd = 3; fd < 1000; fd++)
+    leaky += is_leaky(fd);
+  check(finish_all(transfers, 20) == 20 && leaky == 0, "%d sockets without close-on-exec", leaky);
+}
+
 static weft_error *post_something(weft_http_transfer **transfer) {
   weft_http_header header = HEADER("X-Key", "value");
   weft_http_request request = get("/size/3000");
@@ -280,6 +337,8 @@ static void test_fork(void) {
 static void run_tests(void) {
   test_no_memory(); /* first: also what is allocated but once */
   test_no_descriptors();
+  test_few_descriptors();
+  test_closed_on_exec();
   test_thousand();
   test_keep_alive();
   test_stale_connection();

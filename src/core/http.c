@@ -18,6 +18,8 @@
 #include "error.h"
 #include "platform.h"
 
+#include <sys/resource.h>
+
 weft_http_counters weft_http_counts;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -84,8 +86,13 @@ void weft_http_request_turn(void) {
     weft_io_post(&turn_job);
 }
 
+/* A quarter of the descriptors is left to the rest of the program. */
 uint32_t weft_http_limit(void) {
-  return atomic_load_explicit(&limit, memory_order_relaxed);
+  struct rlimit files;
+  uint32_t wanted = atomic_load_explicit(&limit, memory_order_relaxed);
+  if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur / 4 * 3 < wanted)
+    wanted = (uint32_t)(files.rlim_cur / 4 * 3);
+  return wanted ? wanted : 1;
 }
 
 void weft_http_set_limit(uint32_t wanted) {

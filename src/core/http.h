@@ -197,7 +197,8 @@ weft_error *weft_http_perform(weft_context *context, const weft_http_request *re
 
 /* ---- the engine of this process ---- */
 
-/* How many transfers may be in flight; 0 means 1. Those that run are not touched. */
+/* How many transfers may be in flight; 0 means 1. Those that run are not touched. There are never
+ * more than three quarters of the descriptors that the process may open (RLIMIT_NOFILE). */
 void weft_http_set_limit(uint32_t limit);
 /* Closes all idle connections and frees what no transfer uses. Blocks until the I/O thread has done
  * so; not for the I/O thread itself. */

@@ -211,8 +211,8 @@ void weft_http_turn_take(weft_http_transfer *started, weft_http_transfer *aborte
   hook_turn();
 }
 
-static int can_launch(void) {
-  return weft_http_lane_is_ready() && atomic_load(&weft_http_counts.in_flight) < weft_http_limit();
+static int can_launch(uint32_t limit) {
+  return weft_http_lane_is_ready() && atomic_load(&weft_http_counts.in_flight) < limit;
 }
 
 static void launch(weft_http_transfer *transfer) {
@@ -231,12 +231,15 @@ static void launch(weft_http_transfer *transfer) {
     end_transfer(transfer, CURLE_OUT_OF_MEMORY, weft_http_error_nomem(transfer));
 }
 
-static void launch_queued(void) {
-  for (int left = WEFT_HTTP_SLICE; left > 0 && can_launch(); left--) {
+/* Returns whether there is more to launch in another turn. */
+static int launch_queued(void) {
+  uint32_t limit = weft_http_limit();
+  for (int left = WEFT_HTTP_SLICE; left > 0 && can_launch(limit); left--) {
     weft_http_transfer *transfer = weft_http_lane_next();
     if (transfer)
       launch(transfer);
   }
+  return can_launch(limit);
 }
 
 void weft_http_mark(weft_http_shard *shard) {
@@ -281,11 +284,11 @@ static void end_turn(weft_io_job *job) {
   is_hooked = 0;
   end_doomed();
   drive_dirty();
-  launch_queued();
+  int is_more_queued = launch_queued();
   drive_dirty();
   publish_ended();
   weft_http_stream_flush();
-  if (is_hooked || doomed_head || can_launch())
+  if (is_hooked || doomed_head || is_more_queued)
     weft_http_request_turn();
 }
 
