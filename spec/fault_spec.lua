@@ -97,6 +97,60 @@ local scenarios = {
     wg:done()
     wg:wait()
   end,
+  ["select, tickers and channels that drop"] = function()
+    local a, b, latest = weft.channel(), weft.channel(1), weft.channel(1, "conflate")
+    check(weft.scope(function(group)
+      check(group:go(function()
+        for i = 1, 5 do
+          weft.select { { send = a, value = { i, ("x"):rep(100) } }, { send = b, value = i } }
+          latest:send { weft.channel(1) }
+        end
+        b:close()
+      end))
+      check(group:go(function(ctx)
+        repeat
+          local index, _, ok = weft.select { { recv = a }, { recv = b }, { done = ctx } }
+        until index == 3 or index == 2 and not ok
+      end))
+    end))
+    local ticks = weft.ticker(0.0001)
+    weft.select { { recv = ticks }, { recv = weft.after(100) }, timeout = 100 }
+    ticks:close()
+  end,
+  ["limiters, singleflights and dicts"] = function()
+    local limiter, flights, dict = weft.limiter { rate = 1e5 }, weft.singleflight(), weft.dict { max = 100 }
+    check(weft.scope({ limit = 4 }, function(group)
+      for i = 1, 6 do
+        check(group:go(function()
+          limiter:wait()
+          dict:set(i, { ("x"):rep(100), limiter })
+          dict:incr "n"
+          dict:update("list", function(list)
+            list = list or {}
+            list[#list + 1] = i
+            return list
+          end)
+          return flights:run(i % 2, function()
+            return { dict:get(i)[1], #dict:keys() }
+          end)
+        end))
+      end
+    end))
+    assert(dict:get "n" == 6 and #dict:get "list" == 6)
+  end,
+  ["group:start, waitgroup:go and supervise"] = function()
+    local waiting = weft.waitgroup()
+    check(weft.scope(function(group)
+      check(group:start("server", function(_, started)
+        started("ready", { 1 })
+      end))
+      check(waiting:go(group, weft.supervise(function()
+        return 1
+      end)))
+      waiting:wait()
+    end))
+    assert(waiting:count() == 0)
+  end,
   ["contexts"] = function()
     local top = weft.background():with_timeout(100)
     local ctx = top:with_value("key", { "value" }):with_cancel()

@@ -343,6 +343,33 @@ describe("weft.select", function()
     end)
   end)
 
+  if os.getenv("WEFT_SAN") ~= "thread" then -- a shell does not run with it preloaded
+    it("is left when the script ends while tasks of weft.inline wait in it", function()
+      local ended = require("spec.support.script").run([[
+        local weft = require "weft"
+        local ch, flights, limiter = weft.channel(), weft.singleflight(), weft.limiter({ rate = 1e-6 })
+        limiter:wait()
+        local group = weft.group({ pool = weft.inline })
+        for i = 1, 3 do
+          group:go(function()
+            weft.select({ { recv = ch }, { send = ch, value = ("x"):rep(100) }, { recv = weft.after(1000) }, timeout = 2000 })
+          end)
+          group:go(function()
+            flights:run("key", function() weft.sleep(1000) end)
+          end)
+          group:go(function() limiter:wait() end)
+        end
+        local others = weft.group()
+        others:go(function()
+          for _ = 1, 100 do weft.select({ { recv = ch }, timeout = 0.0001 }) end
+        end)
+        weft.sleep(0.001)
+        io.write("the end")
+      ]])
+      assert.same({ out = "the end", status = 0 }, ended)
+    end)
+  end
+
   it("names wrong arguments", function()
     local ch = weft.channel()
     rejects("bad argument 'cases' to weft.select: expected a table of cases, got nil", weft.select)

@@ -3,7 +3,10 @@
 #include "check.h"
 #include "context.h"
 #include "group.h"
+#include "limiter.h"
 #include "pool.h"
+#include "select.h"
+#include "ticker.h"
 
 #include <sys/wait.h>
 
@@ -11,7 +14,9 @@ enum { FORKS = 60, CHILD_HANG_S = 30 };
 
 static weft_pool *pool;
 static weft_group *parents_group;
-static weft_channel *channel;
+static weft_channel *channel, *ticks; /* ticks: in a long time */
+static weft_limiter *limiter;
+static probe waiting; /* at the limiter */
 
 static weft_error *count_up(weft_context *context, void *arg) {
   (void)context;
@@ -47,6 +52,40 @@ static int refuses_the_parents_group(void) {
   return is_forked && count == 0;
 }
 
+static void stamp(weft_parcel *value, uint64_t at_ns) {
+  (void)at_ns;
+  value->size = 1;
+}
+
+/* A limiter whose timer runs in the parent serves the child by a timer of its own; the parent's
+ * ticker is silent, the child's own ticks. */
+static int uses_limits_and_tickers(void) {
+  int error;
+  uint32_t index;
+  weft_parcel slot;
+  weft_parcel_init(&slot);
+  probe party; /* stands behind the parent's waiter, which is memory of this process, too */
+  probe_init(&party);
+  weft_limiter_set(limiter, 1e4, 2);
+  party.waiter.weight = 1;
+  if (weft_limiter_take_or_wait(limiter, WEFT_NEVER_NS, &party.waiter) == WEFT_WOULD_WAIT)
+    AWAIT(party.wakes == 1);
+  if (weft_limiter_wait(weft_background(), limiter, 2) != WEFT_OK)
+    return 7;
+  weft_channel *own = weft_ticker_channel(1e-4, 1e-4, stamp, &error);
+  weft_select_case cases[] = {
+      {.kind = WEFT_SELECT_RECV, .channel = ticks, .value = &slot},
+      {.kind = WEFT_SELECT_RECV, .channel = own, .value = &slot},
+  };
+  weft_select select;
+  weft_select_init(&select, cases, 2, 1);
+  if (!own || weft_select_wait(weft_background(), &select, &index) != WEFT_OK || index != 1)
+    return 8;
+  weft_parcel_clear(&slot);
+  weft_channel_release(own);
+  return 0;
+}
+
 /* Exit status of the child: 0, or which step failed. */
 static int live_in_child(void) {
   weft_stats stats = check_stats();
@@ -67,7 +106,7 @@ static int live_in_child(void) {
     return 5;
   if (weft_channel_length(channel) != 1)
     return 6;
-  return 0;
+  return uses_limits_and_tickers();
 }
 
 static int fork_and_wait(void) {
@@ -95,9 +134,19 @@ static void begin(void) {
   CHECK(weft_channel_send(weft_background(), channel, "x", 1) == WEFT_OK);
   CHECK(weft_group_go(parents_group, block_until_cancelled, NULL) == WEFT_OK);
   CHECK(runs_tasks(pool));
+  int error;
+  ticks = weft_ticker_channel(1e6, 0, stamp, &error);
+  limiter = weft_limiter_new(1e-6, 1);
+  CHECK(weft_limiter_allow(limiter, 1) == WEFT_OK);
+  probe_init(&waiting);
+  waiting.waiter.weight = 1;
+  CHECK(weft_limiter_take_or_wait(limiter, WEFT_NEVER_NS, &waiting.waiter) == WEFT_WOULD_WAIT);
 }
 
 static void finish(void) {
+  weft_limiter_unwait(limiter, &waiting.waiter);
+  weft_limiter_release(limiter);
+  weft_channel_release(ticks);
   weft_group_close(parents_group);
   CHECK(runs_tasks(pool)); /* the parent is as it was */
   CHECK(weft_pool_close(pool, -1) == WEFT_OK);

@@ -10,6 +10,7 @@
 #include "objects.h"
 #include "state.h"
 
+#include <stdio.h>
 #include <string.h>
 
 static weft_limiter *check_self(lua_State *L, const char *what) {
@@ -120,8 +121,13 @@ static void abandon_wait(weft_park *park, int source) {
     weft_limiter_give_back(park->object, park->waiter.weight);
 }
 
+static void describe_wait(const weft_park *park, char *text, size_t size) {
+  snprintf(text, size, "%u of limiter %p", park->waiter.weight, park->object);
+}
+
 static const weft_park_op wait_op = {"limiter:wait", finish_wait,  NULL,
-                                     leave_wait,     abandon_wait, 1};
+                                     leave_wait,     abandon_wait, WEFT_PARK_HOLDS_HANDLE,
+                                     describe_wait};
 
 /*** Takes n tokens. Waits until there are so many and all who came before have theirs.
  * @function limiter:wait

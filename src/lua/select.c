@@ -13,12 +13,15 @@
 #include "objects.h"
 #include "state.h"
 
+#include <stdio.h>
 #include <string.h>
 
 typedef struct choice {
+  weft_state *state;
   weft_select select;
   weft_parcel received; /* all recvs share it */
   weft_wait_timer timer;
+  uint8_t is_parked; /* its waiters may be queued */
   uint8_t has_timer; /* it was started */
   uint8_t has_default, is_ordered;
   double timeout; /* seconds; infinite: none */
@@ -51,8 +54,12 @@ static void clear(choice *choice) {
   }
 }
 
+/* Only at the end of the state does it go before the task that waits. */
 static int choice_gc(lua_State *L) {
-  clear(lua_touserdata(L, 1));
+  choice *choice = lua_touserdata(L, 1);
+  if (choice->is_parked)
+    weft_scheduler_abandon(&choice->state->scheduler, choice);
+  clear(choice);
   return 0;
 }
 
@@ -61,6 +68,7 @@ static choice *push_choice(lua_State *L, uint32_t count) {
   choice *choice = lua_newuserdata(L, size);
   memset(choice, 0, size);
   weft_parcel_init(&choice->received);
+  choice->state = WEFT_STATE(L);
   choice->timeout = HUGE_VAL;
   choice->count = count;
   luaL_getmetatable(L, class_name);
@@ -270,6 +278,7 @@ static int push_canceled(lua_State *L, choice *choice) {
 
 static void leave(weft_park *park) {
   choice *choice = park->object;
+  choice->is_parked = 0;
   weft_select_unwait(&choice->select);
   if (choice->has_timer)
     weft_timer_stop(&choice->timer.timer);
@@ -293,7 +302,24 @@ static void abandon(weft_park *park, int source) {
   clear(park->object);
 }
 
-static const weft_park_op select_op = {what, finish, NULL, leave, abandon, 0, NULL};
+/* "recv channel 0x…, send channel 0x…, done context 0x…" */
+static void describe(const weft_park *park, char *text, size_t size) {
+  static const char *const words[] = {"never", "recv", "send", "done"};
+  const choice *choice = park->object;
+  size_t used = 0;
+  *text = '\0';
+  for (uint32_t i = 0; i < choice->count && used < size; i++) {
+    const weft_select_case *one = &choice->cases[i];
+    weft_handle *handle = handle_of(one);
+    if (handle)
+      used += (size_t)snprintf(text + used, size - used, "%s%s %s %p", used ? ", " : "",
+                               words[one->kind], handle->type->name, (void *)handle);
+  }
+  if (used == 0)
+    snprintf(text, size, "no case that can go on");
+}
+
+static const weft_park_op select_op = {what, finish, NULL, leave, abandon, 0, describe};
 
 /* Its waiters are queued. Returns 0, or an errno value with all of them taken out. */
 static int start_timer(choice *choice, weft_park *park) {
@@ -319,6 +345,7 @@ static int block(lua_State *L, weft_state *state, choice *choice) {
     return push_result(L, choice, index, rc);
   if (choice->timeout < HUGE_VAL && (rc = start_timer(choice, park)) != 0)
     return luaL_error(L, "weft.select: the I/O thread could not be started (error %d)", rc);
+  choice->is_parked = 1;
   return weft_park_wait(state, L, park, context);
 }
 
@@ -351,8 +378,8 @@ static int wait_for_choice(lua_State *L) {
  * @tparam table cases
  * @treturn[1] integer the index of the case
  * @return[1] the value received; nil for a send; for a context its error
- * @treturn[1] boolean true; false when a recv's channel is closed and empty, or a full channel has dropped what
- *   was sent
+ * @treturn[1] boolean true; false when a recv's channel is closed and empty, or a full channel has
+ * dropped what was sent
  * @treturn[2] string "timeout": nothing happened in time
  * @treturn[3] string "default": nothing can go on now
  * @raise an error of kind "closed" when the chosen case sends to a closed channel; bad argument;
