@@ -118,7 +118,7 @@ static void read_options(lua_State *L, int index, group_options *options, const 
 
 /* Pushes the group's table with an empty body that is collected like any other. */
 static weft_group_body *push_group(weft_state *state, lua_State *L) {
-  lua_createtable(L, WEFT_GROUP_FIELDS, 1);
+  lua_createtable(L, WEFT_GROUP_FIELDS, 2);
   weft_group_body *group = lua_newuserdata(L, sizeof *group);
   *group = (weft_group_body){.keeper = {keep_code}, .state = state};
   lua_rawgetp(L, LUA_REGISTRYINDEX, &body_key);
@@ -126,6 +126,8 @@ static weft_group_body *push_group(weft_state *state, lua_State *L) {
   lua_rawseti(L, -2, WEFT_GROUP_BODY);
   lua_newtable(L);
   lua_rawseti(L, -2, WEFT_GROUP_RESULTS);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, state->group_go); /* found without a look at the class */
+  lua_setfield(L, -2, "go");
   lua_rawgeti(L, LUA_REGISTRYINDEX, state->group_class);
   lua_setmetatable(L, -2);
   return group;
@@ -184,6 +186,10 @@ void weft_open_group(weft_state *state, lua_State *L) {
   weft_add_leave_methods(state, L);
   lua_pushliteral(L, "a group belongs to the state that made it; send values or channels");
   lua_setfield(L, -2, "__weft_advice");
+  lua_getfield(L, -1, "__index");
+  lua_getfield(L, -1, "go");
+  state->group_go = luaL_ref(L, LUA_REGISTRYINDEX);
+  lua_pop(L, 1);
   state->group_class = luaL_ref(L, LUA_REGISTRYINDEX);
   weft_new_class(L, state, "weft.group body", body_methods);
   lua_rawsetp(L, LUA_REGISTRYINDEX, &body_key);

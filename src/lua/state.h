@@ -22,7 +22,7 @@ typedef struct weft_state {
   int guard;        /* the metatable of captured tables: raises on a new key */
   int error_metatable;
   int pending;      /* scratch of the encoder: tables whose contents are still to be written */
-  int group_class, task_class;
+  int group_class, group_go, task_class; /* group_go: the method */
   int task_context; /* the first argument of tasks: "the context of the task that runs" */
   int groups;       /* weak: body of a group of weft.inline -> its table */
   weft_task_cache free_tasks;
