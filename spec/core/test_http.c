@@ -358,6 +358,8 @@ static int get_one(const char *url) {
   weft_http_request request = {.url = weft_http_text_of(url)};
   weft_http_transfer *transfer = run(&request);
   int has_failed = weft_http_error(transfer) != NULL;
+  if (has_failed)
+    printf("%s\n", weft_error_message(weft_http_error(transfer)));
   weft_http_transfer_release(transfer);
   weft_http_close_idle();
   stop_io();
@@ -379,6 +381,22 @@ static int exit_code_of(const char *variable, const char *no_proxy) {
   return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
+/* What the environment says may be wrong, and libcurl quotes it. */
+static void test_odd_proxies(void) {
+  static const char *const odd[] = {"gopher://me:SECRET@h:1", "http://me:SECRET@:x",
+                                    "me:SECRET@[::z]", "socks5://me:SECRET@127.0.0.1:1"};
+  for (size_t i = 0; i < sizeof odd / sizeof *odd; i++) {
+    char command[512], line[512] = "";
+    snprintf(command, sizeof command, "http_proxy='%s' %s http://proxied.invalid/", odd[i],
+             program);
+    FILE *pipe = popen(command, "r");
+    char *got = fgets(line, sizeof line, pipe);
+    pclose(pipe);
+    line[strcspn(line, "\n")] = '\0';
+    check(got && strstr(line, "/proxied.invalid:80/: ") && !strstr(line, "SECRET"), "%s", line);
+  }
+}
+
 static void test_proxies(void) {
   int through = exit_code_of("http_proxy", "");
   char *sent = fixture_last(server);
@@ -388,6 +406,7 @@ static void test_proxies(void) {
   check(exit_code_of("all_proxy", "") == 0, "all_proxy is used");
   check(exit_code_of("http_proxy", "proxied.invalid") == 1, "no_proxy makes an exception");
   check(exit_code_of("HTTP_PROXY", "") == 1, "HTTP_PROXY in capitals is not read");
+  test_odd_proxies();
 }
 
 /* ---- TLS ---- */

@@ -54,12 +54,20 @@ const char *weft_http_proxy_of(const weft_http_transfer *transfer) {
   return transfer->is_tls ? settings->https_proxy : settings->http_proxy;
 }
 
+/* libcurl quotes a proxy that it cannot use, maybe not all of it; the end of the quote goes too. */
+static void redact_quote(char *text) {
+  char *told = strstr(text, "Unsupported proxy"), *quote = told ? strchr(told, '\'') : NULL;
+  if (quote && strlen(quote) > sizeof "[redacted]")
+    strcpy(quote, "[redacted]");
+}
+
 void weft_http_proxy_redact(const weft_http_transfer *transfer, char *text) {
   const char *proxy = weft_http_proxy_of(transfer);
-  const char *start = strstr(proxy, "://"), *end = strrchr(proxy, '@');
-  if (!start || !end || end <= start + 3)
+  const char *scheme = strstr(proxy, "://"), *end = strrchr(proxy, '@');
+  const char *start = scheme ? scheme + 3 : proxy;
+  if (!end || end <= start)
     return;
-  start += 3;
+  redact_quote(text);
   size_t size = (size_t)(end - start), left = strlen(text);
   for (char *at = text; (at = memmem(at, left - (size_t)(at - text), start, size)); at += size)
     memset(at, '*', size);
