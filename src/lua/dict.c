@@ -17,6 +17,22 @@ static weft_dict *check_self(lua_State *L, const char *what) {
   return (weft_dict *)weft_check_handle(L, 1, &weft_dict_type, what, "self");
 }
 
+typedef struct settings {
+  uint32_t max;
+  double ttl;
+} settings;
+
+static void read_option(lua_State *L, settings *settings, const char *name) {
+  int index = lua_gettop(L);
+  if (strcmp(name, "max") == 0)
+    settings->max = weft_check_count(L, index, "weft.dict", "max", 1, WEFT_MAX_COUNT);
+  else if (strcmp(name, "ttl") == 0)
+    settings->ttl =
+        weft_check_number(L, index, "weft.dict", "ttl", 1e-9, HUGE_VAL, "a number of seconds > 0");
+  else
+    luaL_error(L, "bad option '%s' to weft.dict: known are max, ttl", name);
+}
+
 /*** A map that tasks share, whatever states and threads they run on. Values are copied in and out;
  * handles in them are shared. It can be captured and sent; one that holds itself is never freed.
  * @function dict
@@ -26,32 +42,19 @@ static weft_dict *check_self(lua_State *L, const char *what) {
  * @raise bad argument or unknown option
  */
 static int new_dict(lua_State *L) {
-  uint32_t max = 0;
-  double ttl = 0;
-  if (!lua_isnoneornil(L, 1) && !lua_istable(L, 1))
+  settings settings = {0, 0};
+  lua_settop(L, 1);
+  if (!lua_isnil(L, 1) && !lua_istable(L, 1))
     weft_bad_argument(L, "weft.dict", "options", "a table", 1);
-  if (lua_istable(L, 1)) {
-    lua_pushnil(L);
-    while (lua_next(L, 1)) {
-      const char *name = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : "?";
-      if (strcmp(name, "max") == 0)
-        max = weft_check_count(L, lua_gettop(L), "weft.dict", "max", 1, WEFT_MAX_COUNT);
-      else if (strcmp(name, "ttl") == 0)
-        ttl = weft_check_number(L, lua_gettop(L), "weft.dict", "ttl", 1e-9, HUGE_VAL,
-                                "a number of seconds > 0");
-      else
-        return luaL_error(L, "bad option '%s' to weft.dict: known are max, ttl", name);
-      lua_pop(L, 1);
-    }
-  }
-  weft_dict *dict = weft_dict_new(max, ttl);
+  if (lua_istable(L, 1))
+    for (lua_pushnil(L); lua_next(L, 1); lua_pop(L, 1))
+      read_option(L, &settings, lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : "?");
+  weft_dict *dict = weft_dict_new(settings.max, settings.ttl);
   weft_adopt_handle(WEFT_STATE(L), L, dict ? &dict->handle : NULL);
   return 1;
 }
 
-/* ---- keys ---- */
-
-/* The key's bytes, in the state's writer until it is used again. */
+/* The key at stack index 2 as bytes, in the state's writer until it is used again. */
 static const weft_buf *pack_key(lua_State *L) {
   weft_state *state = WEFT_STATE(L);
   if (!weft_encode_plain(state, L, 2, 1))
@@ -187,6 +190,16 @@ static void push_sum(lua_State *L, int a, int b) {
 #endif
 }
 
+/* The number at `index`, which is `otherwise` when none is given. */
+static void default_number(lua_State *L, int index, const char *name, int otherwise) {
+  if (lua_isnil(L, index)) {
+    weft_push_integer(L, otherwise);
+    lua_replace(L, index);
+  } else if (lua_type(L, index) != LUA_TNUMBER) {
+    weft_bad_argument(L, "dict:incr", name, "a number", index);
+  }
+}
+
 /*** Adds to a number, atomically.
  * @function dict:incr
  * @param key a string, number or boolean
@@ -202,29 +215,19 @@ static int incr(lua_State *L) {
   int rc;
   lua_settop(L, 4);
   weft_check_key(L, "dict:incr");
-  for (int i = 3; i <= 4; i++)
-    if (lua_isnil(L, i)) {
-      weft_push_integer(L, i == 3);
-      lua_replace(L, i);
-    } else if (lua_type(L, i) != LUA_TNUMBER) {
-      weft_bad_argument(L, "dict:incr", i == 3 ? "by" : "initial", "a number", i);
-    }
+  default_number(L, 3, "by", 1);
+  default_number(L, 4, "initial", 0);
   do {
     lua_settop(L, 4);
     weft_shared_parcel **token = peek(L, dict); /* at 5, the value at 6 */
-    if (!*token) {
-      lua_pushvalue(L, 4);
-      lua_replace(L, 6);
-    } else if (lua_type(L, 6) != LUA_TNUMBER) {
+    int addend = *token ? 6 : 4;
+    if (lua_type(L, addend) != LUA_TNUMBER)
       return weft_fail(WEFT_STATE(L), L, "type", "dict:incr: the value is a %s, not a number",
-                       luaL_typename(L, 6));
-    }
-    push_sum(L, 6, 3);
+                       luaL_typename(L, addend));
+    push_sum(L, addend, 3);
     rc = replace(L, dict, token, 7);
   } while (rc == WEFT_CHANGED);
-  if (rc != WEFT_OK)
-    return push_written(L, "dict:incr", dict, rc);
-  return 1; /* the sum is on top */
+  return rc == WEFT_OK ? 1 : push_written(L, "dict:incr", dict, rc); /* the sum is on top */
 }
 
 /*** Puts a value under a key if the present one is the expected one, atomically (compare and set).
