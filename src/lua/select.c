@@ -25,11 +25,14 @@ typedef struct choice {
   uint8_t has_timer; /* it was started */
   uint8_t has_default, is_ordered;
   double timeout; /* seconds; infinite: none */
-  uint32_t count;
+  uint32_t count, capacity;
   weft_select_case cases[];
 } choice;
 
+enum { COMMON_CASES = 16 };
+
 static const char class_name[] = "weft.select call", what[] = "weft.select";
+static const char spare_key; /* of a choice in the registry that no call uses */
 
 /* ---- life ---- */
 
@@ -63,16 +66,44 @@ static int choice_gc(lua_State *L) {
   return 0;
 }
 
+/* Pushes the spare choice and takes it out of the registry: NULL with nothing pushed when there is
+ * none. */
+static choice *push_spare(lua_State *L) {
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &spare_key);
+  choice *choice = lua_touserdata(L, -1);
+  if (!choice) {
+    lua_pop(L, 1);
+    return NULL;
+  }
+  lua_pushboolean(L, 0);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &spare_key);
+  return choice;
+}
+
+/* The choice, at stack index 1, has served: a common size is kept for the next call. */
+static void put_away(lua_State *L, choice *choice) {
+  clear(choice);
+  if (choice->capacity != COMMON_CASES)
+    return;
+  lua_pushvalue(L, 1);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &spare_key);
+}
+
 static choice *push_choice(lua_State *L, uint32_t count) {
-  size_t size = sizeof(choice) + count * sizeof(weft_select_case);
-  choice *choice = lua_newuserdata(L, size);
-  memset(choice, 0, size);
+  uint32_t capacity = count <= COMMON_CASES ? COMMON_CASES : count;
+  choice *choice = capacity == COMMON_CASES ? push_spare(L) : NULL;
+  if (!choice) {
+    choice = lua_newuserdata(L, sizeof *choice + capacity * sizeof *choice->cases);
+    memset(choice, 0, sizeof *choice);
+    luaL_getmetatable(L, class_name);
+    lua_setmetatable(L, -2);
+  }
+  memset(choice, 0, sizeof *choice + count * sizeof *choice->cases);
   weft_parcel_init(&choice->received);
   choice->state = WEFT_STATE(L);
+  choice->capacity = capacity;
   choice->timeout = HUGE_VAL;
   choice->count = count;
-  luaL_getmetatable(L, class_name);
-  lua_setmetatable(L, -2);
   return choice;
 }
 
@@ -247,13 +278,13 @@ static int push_result(lua_State *L, choice *choice, uint32_t index, int rc) {
     push_sent(L, index, rc);
   else
     weft_push_received(L, &choice->received, rc);
-  clear(choice);
+  put_away(L, choice);
   return 3;
 }
 
 static int push_word(lua_State *L, choice *choice, const char *word) {
   lua_pushstring(L, word);
-  clear(choice);
+  put_away(L, choice);
   return 1;
 }
 
