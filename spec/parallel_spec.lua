@@ -178,6 +178,38 @@ describe("weft.any", function()
     assert.equal("b", err.errors[2].message)
   end)
 
+  it("returns all values of the first success", function()
+    local function pack(...)
+      return { n = select("#", ...), ... }
+    end
+    assert.same(pack(1, nil, { 3 }, nil), pack(weft.any({
+      function()
+        return 1, nil, { 3 }, nil
+      end,
+    })))
+  end)
+
+  it("with a limit runs no more functions once one has succeeded", function()
+    local tried = weft.dict()
+    assert.equal("second", (weft.any({
+      function()
+        tried:incr("n")
+        error("no")
+      end,
+      function()
+        tried:incr("n")
+        return "second"
+      end,
+      function()
+        tried:incr("n")
+      end,
+      function()
+        tried:incr("n")
+      end,
+    }, { limit = 1 })))
+    assert.equal(2, tried:get("n"))
+  end)
+
   it("with a limit of 1 tries one after another", function()
     local tried = weft.channel(10)
     assert.equal("second", (weft.any({

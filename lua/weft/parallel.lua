@@ -68,7 +68,44 @@ function M.all(ctx, fns, opts)
   return by_key, err
 end
 
---- The first success of several functions; the others are cancelled.
+local function pack(...)
+  return { n = select("#", ...), ... }
+end
+
+-- Starts the functions, at most `limit` at once, until one has succeeded: its values; or nil, and why the others could
+-- not be started. A place is free when the task that had it was looked at, so none starts after a success.
+local function first_success(group, fns, limit)
+  local next_ended, all = group:completed()
+  local won
+  local running = 0
+  local function take()
+    local task, _, failure = next_ended(all)
+    running = running - 1
+    if failure == nil then
+      won = pack(group:values(task:index()))
+    end
+  end
+  for _, fn in ipairs(fns) do
+    while running == limit and not won do
+      take()
+    end
+    if won then
+      return won
+    end
+    local task, why = group:go(fn)
+    if not task then
+      return nil, why
+    end
+    running = running + 1
+  end
+  while running > 0 and not won do
+    take()
+  end
+  return won
+end
+
+--- The first success of several functions; the others are cancelled, and with a `limit` those that have not begun never
+-- run.
 -- @tparam[opt] context ctx
 -- @tparam table fns a list of functions, each called with its context
 -- @tparam[opt] table opts `limit`, `pool` as for weft.group
@@ -80,31 +117,22 @@ function M.any(ctx, fns, opts)
   ctx, fns, opts = shift_context("weft.any", ctx, fns, opts)
   check.table("weft.any", "fns", fns)
   opts = check.options("weft.any", opts, { limit = true, pool = true })
+  check.count("weft.any", "limit", opts.limit, 1)
   if #fns == 0 then
     check.fail("weft.any", "fns", "a list of at least one function", #fns)
   end
   for i, fn in ipairs(fns) do
     check.fn("weft.any", "fns[" .. i .. "]", fn)
   end
-  local won, value, refusal
-  local _, err = scope(ctx, { collect = true, limit = opts.limit, pool = opts.pool }, function(group)
-    for _, fn in ipairs(fns) do
-      local task, why = group:go(fn)
-      if not task then
-        refusal = why
-        break
-      end
-    end
-    for _, result, failure in group:completed() do
-      if not failure then
-        won, value = true, result
-        group:cancel("another function was first")
-        break
-      end
+  local won, refusal
+  local _, err = scope(ctx, { collect = true, pool = opts.pool }, function(group)
+    won, refusal = first_success(group, fns, opts.limit)
+    if won then
+      group:cancel("another function was first")
     end
   end)
   if won then
-    return value
+    return (unpack or table.unpack)(won, 1, won.n)
   end
   return nil, err or refusal
 end
