@@ -7,7 +7,7 @@ local process = require "spec.support.process"
 local PROGRAMS = os.getenv("WEFT_SAN") and 20 or 150
 
 local CODE = [[
-local first, count = %d, %d
+local first, count, is_virtual = %d, %d, %s
 local weft = require "weft"
 local testing = require "weft.testing"
 local server = assert(testing.model_server({ latency = 0.001 }))
@@ -51,7 +51,7 @@ local function ring(seed, breaks)
           if not is_first then
             value = from:recv()
           end
-          local what = chance(9)
+          local what = chance(12)
           if what == 1 then
             weft.sleep(chance(3) / 1000)
           elseif what == 2 then
@@ -76,6 +76,33 @@ local function ring(seed, breaks)
             end))
           elseif what == 7 then
             weft.select({ { recv = weft.channel() }, timeout = 0.001 })
+          elseif what == 8 then
+            local pool = weft.pool({ threads = 1 })
+            assert(weft.scope({ pool = pool }, function(h)
+              h:go(function()
+                weft.sleep(0.001)
+              end)
+            end))
+            pool:close()
+          elseif what == 9 then
+            local ctx = weft.background():with_timeout(0.001)
+            local _, err = weft.scope(ctx, function(h)
+              h:go(function()
+                weft.channel():recv()
+              end)
+            end)
+            assert(not err or err.kind == "deadline", tostring(err)) -- none when it was too late to start one
+          elseif what == 10 then
+            local group = weft.group()
+            local task = group:go(function()
+              weft.channel():recv()
+            end)
+            if chance(2) == 1 then
+              weft.sleep(0)
+            end
+            task:cancel()
+            group:wait()
+            group:close()
           end
           if is_broken and round == messages then
             weft.channel():recv() -- nobody has the other end
@@ -93,7 +120,11 @@ end
 
 for seed = first, first + count - 1 do
   local breaks = seed %% 3 == 0
+  local clock = is_virtual and testing.virtual_clock({ seed = seed + 1 })
   local ok, results, err = pcall(ring, seed, breaks)
+  if clock then
+    clock:close()
+  end
   local failure = not ok and results or not results and err
   if breaks and (not failure or failure.kind ~= "deadlock") then
     print("seed " .. seed .. ": the deadlock was not seen: " .. tostring(failure))
@@ -113,11 +144,14 @@ end
 
 describe("random programs", function()
   for _, processors in ipairs({ "0", "0,1" }) do
-    it("are judged rightly on processors " .. processors, function()
-      local seed = os.time() % 100000 * 10
-      local output, ok = process.run(CODE:format(seed, PROGRAMS), "taskset -c " .. processors)
-      assert.is_true(ok, output)
-      assert.equal("all as expected\n", output)
-    end)
+    for _, is_virtual in ipairs({ false, true }) do
+      local clock = is_virtual and "virtual" or "real"
+      it(("are judged rightly on processors %s, with a %s clock"):format(processors, clock), function()
+        local seed = os.time() % 100000 * 10
+        local output, ok = process.run(CODE:format(seed, PROGRAMS, tostring(is_virtual)), "taskset -c " .. processors)
+        assert.is_true(ok, output)
+        assert.equal("all as expected\n", output)
+      end)
+    end
   end
 end)
