@@ -228,6 +228,8 @@ describe("weft.dump", function()
     assert.matches("^weft: 1 task in process %d+\n", text)
     assert.matches("task 1 'one' %(" .. HERE:gsub("%p", "%%%0") .. ":%d+%): waits in channel:recv %(channel 0x%x+%) at ", text)
     assert.matches("stack traceback", text)
+    assert.not_matches("weft:%d", text) -- LuaJIT's shims
+    assert.matches("%[C%]: in [^\n]*recv'\n", text)
     channel:send(1)
     assert(group:wait())
   end)

@@ -161,6 +161,37 @@ static char *first_function(lua_State *co, int has_started) {
   return copy(text);
 }
 
+#if WEFT_LUA54
+#define copy_traceback copy
+#else
+static int begins(const char *line, const char *with) {
+  return strncmp(line, with, strlen(with)) == 0;
+}
+
+/* A blocking function is a C function in a Lua shim there: "[C]: in function 'f'", "weft:7: in function
+ * 'recv'" becomes the one line that it is for scripts. */
+static char *copy_traceback(const char *text) {
+  char *result = copy(text), *out = result;
+  for (const char *line = text; result && *line;) {
+    const char *end = strchr(line, '\n'), *next = end ? end + 1 : line + strlen(line);
+    const char *what = begins(line, "\tweft:") ? strstr(line, ": in ") : NULL;
+    int is_shim_line = what && what < next;
+    if (is_shim_line) {
+      out = stpcpy(out, "\t[C]");
+      line = what;
+    }
+    if (is_shim_line || !begins(line, "\t[C]: in function 'f'\n\tweft:")) {
+      memcpy(out, line, (size_t)(next - line));
+      out += next - line;
+    }
+    line = next;
+  }
+  if (result)
+    *out = 0;
+  return result;
+}
+#endif
+
 static int protected_stack(lua_State *L) {
   stack_request *request = lua_touserdata(L, 1);
   weft_sight *sight = request->sight;
@@ -172,7 +203,7 @@ static int protected_stack(lua_State *L) {
   weft_position(request->co, request->level, where);
   sight->where = *where ? copy(where) : NULL;
   luaL_traceback(L, request->co, NULL, request->level);
-  sight->traceback = copy(lua_tostring(L, -1));
+  sight->traceback = copy_traceback(lua_tostring(L, -1));
   return 0;
 }
 
