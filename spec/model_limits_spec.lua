@@ -119,6 +119,17 @@ describe("limits", function()
     assert.equal(2, stats.faults)
   end)
 
+  it("of the server are kept by waiting, not by failing", function()
+    for _, kind in ipairs { "openai", "anthropic" } do
+      local server = models.server { rate_limits = { requests = 10, window = 0.1 } }
+      local m = models.make(kind, server, { limits = { concurrency = 4 }, retry = { attempts = 20 } })
+      local out = many(m, 40)
+      assert.equal(40, count(out, "ok"))
+      for i = 1, 40 do assert.equal("echo: number " .. i, out[i].result.text) end
+      models.stop()
+    end
+  end)
+
   it("wait as long as the server's headers say when nothing is left", function()
     local server = models.server { headers = {
       ["x-ratelimit-limit-requests"] = "100",

@@ -317,6 +317,17 @@ describe("weft.retry", function()
       assert.match("the retry budget is used up", last.message)
     end)
 
+    it("are not spent when the server says when to come back", function()
+      local budget, calls = weft.retry_budget { ratio = 0, min = 1 }, 0
+      local _, err = weft.retry(function()
+        calls = calls + 1
+        return nil, err_of { status = 429, retry_after = 0 }
+      end, with { attempts = 5, budget = budget })
+      assert.equal(5, calls)
+      assert.equal("attempts", err.gave_up)
+      assert.equal(1, budget:remaining())
+    end)
+
     it("fill up with calls that succeed, to a bound", function()
       local budget = weft.retry_budget { ratio = 1, min = 2 }
       for _ = 1, 50 do weft.retry(function() return true end, { budget = budget }) end

@@ -171,7 +171,8 @@ end
 local budget_fields = { ratio = options.finite, min = options.whole }
 
 --- Makes a budget of retries, to be shared by calls to the same server: every call pays in `ratio`, every attempt
--- after a call's first takes out one. When nothing is left, failures are returned at once. It can be captured and
+-- after a call's first takes out one, unless the server said when to come back.
+-- When nothing is left, failures are returned at once. It can be captured and
 -- sent. A model has one of its own.
 -- @function weft.retry_budget
 -- @tparam[opt] table given
@@ -319,6 +320,11 @@ local function give_up(err, attempts, reason)
   return nil, err
 end
 
+-- Who comes back when the server said so does not multiply its load.
+local function is_told(err)
+  return type(err) == "table" and type(err.retry_after) == "number"
+end
+
 -- The wait before the next attempt, or nil and why there is none.
 local function next_delay(policy, err, attempt)
   local delay, reason = retry.delay(policy, err, attempt)
@@ -326,7 +332,7 @@ local function next_delay(policy, err, attempt)
     return nil, reason
   elseif delay >= math.min(core.current():remaining(), (policy.deadline or math.huge) - core.now()) then
     return nil, "deadline"
-  elseif not retry.take_out(policy.budget) then
+  elseif not is_told(err) and not retry.take_out(policy.budget) then
     return nil, "budget"
   end
   return delay
