@@ -250,6 +250,49 @@ static void a_close_wakes_who_chose(void) {
   weft_channel_release(b);
 }
 
+static weft_select_case acquire_of(weft_semaphore *semaphore, uint32_t weight) {
+  return (weft_select_case){.kind = WEFT_SELECT_ACQUIRE, .semaphore = semaphore, .weight = weight};
+}
+
+static void semaphores_may_be_among_the_cases(void) {
+  weft_semaphore *semaphore = weft_semaphore_new(4);
+  weft_channel *channel = weft_channel_new(0);
+  weft_parcel slot, value;
+  probe party, other;
+  uint32_t index;
+  weft_select select;
+  weft_parcel_init(&slot);
+  weft_select_case cases[] = {recv_of(channel, &slot), acquire_of(semaphore, 3),
+                              acquire_of(semaphore, 2)};
+  weft_select_init(&select, cases, 3, 1);
+  CHECK(select.lock_count == 2);
+  CHECK(weft_select_try(&select, &index) == WEFT_OK && index == 1);
+  CHECK(weft_semaphore_held(semaphore) == 3);
+  CHECK(queue(&select, &party, &index) == WEFT_WOULD_WAIT);
+  probe_init(&other);
+  other.waiter.weight = 1;
+  CHECK(weft_semaphore_acquire_or_wait(semaphore, &other.waiter) == WEFT_WOULD_WAIT);
+  put(&value, 5);
+  CHECK(weft_channel_try_send(channel, &value) == WEFT_OK && party.wakes == 1);
+  CHECK(other.wakes == 0);
+  weft_select_unwait(&select); /* the others move up */
+  CHECK(other.wakes == 1 && take(&slot) == 5 && weft_semaphore_held(semaphore) == 4);
+  CHECK(queue(&select, &party, &index) == WEFT_WOULD_WAIT);
+  CHECK(weft_semaphore_give_back(semaphore, 4) == WEFT_OK);
+  CHECK(party.wakes == 1 && weft_wait_winner(&party.wait) == 6);
+  CHECK(weft_select_outcome(&select, 1) == WEFT_OK && weft_semaphore_held(semaphore) == 3);
+  weft_select_unwait(&select);
+  CHECK(queue(&select, &party, &index) == WEFT_WOULD_WAIT);
+  weft_semaphore_resize(semaphore, 2);
+  CHECK(party.wakes == 1 && weft_select_outcome(&select, 1) == WEFT_TOO_LARGE);
+  weft_select_unwait(&select);
+  CHECK(weft_select_try(&select, &index) == WEFT_TOO_LARGE && index == 1);
+  CHECK(is_empty(channel));
+  CHECK(weft_semaphore_give_back(semaphore, 3) == WEFT_OK);
+  weft_semaphore_release(semaphore);
+  weft_channel_release(channel);
+}
+
 /* ---- native threads ---- */
 
 typedef struct shared {
@@ -308,6 +351,47 @@ static void nothing_is_lost_between_choices(void) {
   }
 }
 
+static weft_semaphore *semaphores[2];
+static _Atomic uint32_t inside[2];
+
+/* Of two semaphores whichever is free, with a context that cuts some off. */
+static void *enter_either(void *arg) {
+  (void)arg;
+  for (uint32_t i = 0; i < ROUNDS; i++) {
+    uint32_t weight = i % 3 + 1, index;
+    weft_context *context = i % 7 ? weft_context_retain(weft_background())
+                                  : weft_context_with_timeout(weft_background(), 1e-5, NULL);
+    weft_select_case cases[] = {acquire_of(semaphores[i % 2], weight),
+                                acquire_of(semaphores[1 - i % 2], weight)};
+    weft_select select;
+    weft_select_init(&select, cases, 2, 0);
+    int rc = weft_select_wait(context, &select, &index);
+    weft_context_release(context);
+    CHECK(rc == WEFT_OK || (rc == WEFT_CANCELED && i % 7 == 0));
+    if (rc != WEFT_OK)
+      continue;
+    int which = cases[index].semaphore == semaphores[1];
+    CHECK(atomic_fetch_add(&inside[which], weight) + weight <= 3);
+    atomic_fetch_sub(&inside[which], weight);
+    CHECK(weft_semaphore_give_back(cases[index].semaphore, weight) == WEFT_OK);
+  }
+  return NULL;
+}
+
+static void holds_no_more_than_there_is(void) {
+  pthread_t threads[THREADS];
+  for (int i = 0; i < 2; i++)
+    semaphores[i] = weft_semaphore_new(3);
+  for (int i = 0; i < THREADS; i++)
+    pthread_create(&threads[i], NULL, enter_either, NULL);
+  for (int i = 0; i < THREADS; i++)
+    pthread_join(threads[i], NULL);
+  for (int i = 0; i < 2; i++) {
+    CHECK(weft_semaphore_held(semaphores[i]) == 0);
+    weft_semaphore_release(semaphores[i]);
+  }
+}
+
 static void *wait_on_two(void *arg) {
   shared *shared = arg;
   weft_parcel slot;
@@ -357,6 +441,8 @@ int main(void) {
   check_run("select: waiters are claimed once and leave", waiters_are_claimed_once_and_leave);
   check_run("select: never meets itself", never_meets_itself);
   check_run("select: a close wakes who chose", a_close_wakes_who_chose);
+  check_run("select: semaphores may be among the cases", semaphores_may_be_among_the_cases);
+  check_run("select: holds no more than there is", holds_no_more_than_there_is);
   check_run("select: nothing is lost between choices", nothing_is_lost_between_choices);
   check_run("select: a cancel meets a send", a_cancel_meets_a_send);
   return check_end();

@@ -315,10 +315,12 @@ void weft_limiter_set(weft_limiter *limiter, double rate, uint32_t burst) {
   weft_wait *woken = NULL;
   pthread_mutex_lock(&limiter->lock);
   fill(limiter);
-  limiter->rate = rate;
-  limiter->burst = burst;
-  if (limiter->tokens > burst)
-    limiter->tokens = burst;
+  if (rate >= 0)
+    limiter->rate = rate;
+  if (burst > 0)
+    limiter->burst = burst;
+  if (limiter->tokens > limiter->burst)
+    limiter->tokens = limiter->burst;
   reject_too_large(limiter, &woken);
   serve(limiter, &woken);
   pthread_mutex_unlock(&limiter->lock);

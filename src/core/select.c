@@ -1,10 +1,10 @@
-/* select.c: trying, or queueing at, several channels under all of their locks.
+/* select.c: trying, or queueing at, several channels and semaphores under all of their locks.
  *
  * Owns nothing. The blocked thread enters. Invariants: the channels' locks are held together from
  * the first try to the last waiter's queueing; done contexts, which stay done, come after.
  *
- * Lock order: channels' locks in the order of their addresses. Waits are woken after the last
- * unlock.
+ * Lock order: channels' and semaphores' locks in the order of the locks' addresses. Waits are woken
+ * after the last unlock.
  */
 #include "select.h"
 
@@ -14,18 +14,27 @@
 
 enum { FEW = 32 };
 
-static int has_channel(const weft_select_case *one) {
-  return one->kind == WEFT_SELECT_RECV || one->kind == WEFT_SELECT_SEND;
+/* The lock that guards what the case waits for, when it has one. */
+static pthread_mutex_t *lock_of(const weft_select_case *one) {
+  switch (one->kind) {
+  case WEFT_SELECT_RECV:
+  case WEFT_SELECT_SEND:
+    return &one->channel->lock;
+  case WEFT_SELECT_ACQUIRE:
+    return &one->semaphore->lock;
+  default:
+    return NULL;
+  }
 }
 
 /* ---- the order of locking ---- */
 
-static weft_channel *nth_to_lock(const weft_select *select, uint32_t n) {
-  return select->cases[select->cases[n].locked].channel;
+static pthread_mutex_t *nth_to_lock(const weft_select *select, uint32_t n) {
+  return lock_of(&select->cases[select->cases[n].locked]);
 }
 
 static int is_before(const weft_select *select, uint32_t a, uint32_t b) {
-  return (uintptr_t)select->cases[a].channel < (uintptr_t)select->cases[b].channel;
+  return (uintptr_t)lock_of(&select->cases[a]) < (uintptr_t)lock_of(&select->cases[b]);
 }
 
 static void set_locked(weft_select *select, uint32_t n, uint32_t index) {
@@ -66,7 +75,7 @@ static void insertion_sort(weft_select *select, uint32_t count) {
   }
 }
 
-/* A channel that stands in several cases is locked once. */
+/* What stands in several cases is locked once. */
 static uint32_t drop_doubles(weft_select *select, uint32_t count) {
   uint32_t kept = 0;
   for (uint32_t i = 0; i < count; i++)
@@ -77,28 +86,28 @@ static uint32_t drop_doubles(weft_select *select, uint32_t count) {
 
 void weft_select_init(weft_select *select, weft_select_case *cases, uint32_t count,
                       int is_ordered) {
-  uint32_t channels = 0;
+  uint32_t locks = 0;
   *select = (weft_select){cases, count, 0, is_ordered};
   for (uint32_t i = 0; i < count; i++) {
     cases[i].polled = (uint16_t)i;
-    if (has_channel(&cases[i]))
-      set_locked(select, channels++, i);
+    if (lock_of(&cases[i]))
+      set_locked(select, locks++, i);
   }
-  if (channels <= FEW)
-    insertion_sort(select, channels);
+  if (locks <= FEW)
+    insertion_sort(select, locks);
   else
-    heap_sort(select, channels);
-  select->lock_count = drop_doubles(select, channels);
+    heap_sort(select, locks);
+  select->lock_count = drop_doubles(select, locks);
 }
 
 static void lock_all(const weft_select *select) {
   for (uint32_t i = 0; i < select->lock_count; i++)
-    pthread_mutex_lock(&nth_to_lock(select, i)->lock);
+    pthread_mutex_lock(nth_to_lock(select, i));
 }
 
 static void unlock_all(const weft_select *select) {
   for (uint32_t i = select->lock_count; i-- > 0;)
-    pthread_mutex_unlock(&nth_to_lock(select, i)->lock);
+    pthread_mutex_unlock(nth_to_lock(select, i));
 }
 
 /* ---- trying ---- */
@@ -122,6 +131,8 @@ static int try_case(weft_select_case *one, weft_wait **woken) {
     return weft_channel_send_locked(one->channel, one->value, woken);
   case WEFT_SELECT_DONE:
     return weft_context_done(one->context) ? WEFT_OK : WEFT_WOULD_WAIT;
+  case WEFT_SELECT_ACQUIRE:
+    return weft_semaphore_acquire_locked(one->semaphore, one->weight);
   default:
     return WEFT_WOULD_WAIT;
   }
@@ -139,8 +150,13 @@ static int try_all(weft_select *select, uint32_t *index, weft_wait **woken) {
 
 /* ---- waiting ---- */
 
+static void queue_at_semaphore(weft_select_case *one) {
+  one->waiter.weight = one->weight;
+  weft_semaphore_queue_locked(one->semaphore, &one->waiter);
+}
+
 /* In the order of trying: cases of one channel stand in its queue by the same chance. */
-static void queue_at_channels(weft_select *select, weft_wait *wait, uint32_t first) {
+static void queue_under_locks(weft_select *select, weft_wait *wait, uint32_t first) {
   for (uint32_t i = 0; i < select->count; i++) {
     uint32_t index = select->cases[i].polled;
     weft_select_case *one = &select->cases[index];
@@ -149,6 +165,8 @@ static void queue_at_channels(weft_select *select, weft_wait *wait, uint32_t fir
       weft_channel_queue_recv_locked(one->channel, one->value, &one->waiter);
     else if (one->kind == WEFT_SELECT_SEND)
       weft_channel_queue_send_locked(one->channel, one->value, &one->waiter);
+    else if (one->kind == WEFT_SELECT_ACQUIRE)
+      queue_at_semaphore(one);
   }
 }
 
@@ -175,7 +193,7 @@ static int try_or_queue(weft_select *select, weft_wait *wait, uint32_t first, ui
   lock_all(select);
   int rc = try_all(select, index, &woken);
   if (rc == WEFT_WOULD_WAIT && wait)
-    queue_at_channels(select, wait, first);
+    queue_under_locks(select, wait, first);
   unlock_all(select);
   weft_wake(woken);
   return rc;
@@ -199,6 +217,8 @@ void weft_select_unwait(weft_select *select) {
       weft_channel_unwait_send(one->channel, &one->waiter);
     else if (one->kind == WEFT_SELECT_DONE)
       weft_context_unwait(one->context, &one->waiter);
+    else if (one->kind == WEFT_SELECT_ACQUIRE)
+      weft_semaphore_unwait(one->semaphore, &one->waiter);
   }
 }
 

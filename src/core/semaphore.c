@@ -3,7 +3,8 @@
  * Owns no memory but its own. Any thread enters. Invariant: whenever the lock is free, the first
  * waiter that can still be claimed wants more than is left.
  *
- * Lock order: a semaphore's lock is a leaf but for a wait's claim. Waits are woken after unlocking.
+ * Lock order: a semaphore's lock is a leaf but for a wait's claim; a choice takes several, see
+ * select.c. Waits are woken after unlocking.
  */
 #include "semaphore.h"
 
@@ -59,13 +60,12 @@ static void reject_too_large(weft_semaphore *semaphore, weft_wait **woken) {
   weft_waiter *waiter = semaphore->waiters.head, *next;
   for (; waiter; waiter = next) {
     next = waiter->next;
-    if (waiter->weight > semaphore->size &&
-        weft_waitlist_claim(&semaphore->waiters, waiter, woken))
+    if (waiter->weight > semaphore->size && weft_waitlist_claim(&semaphore->waiters, waiter, woken))
       weft_waiter_set_outcome(waiter, WEFT_TOO_LARGE);
   }
 }
 
-static int acquire_locked(weft_semaphore *semaphore, uint32_t weight) {
+int weft_semaphore_acquire_locked(weft_semaphore *semaphore, uint32_t weight) {
   if (weight > semaphore->size)
     return WEFT_TOO_LARGE;
   if (semaphore->waiters.head || !has_room(semaphore, weight))
@@ -74,13 +74,17 @@ static int acquire_locked(weft_semaphore *semaphore, uint32_t weight) {
   return WEFT_OK;
 }
 
+void weft_semaphore_queue_locked(weft_semaphore *semaphore, weft_waiter *waiter) {
+  weft_waitlist_push(&semaphore->waiters, waiter);
+}
+
 /* ---- for all ---- */
 
 static int acquire(weft_semaphore *semaphore, uint32_t weight, weft_waiter *waiter) {
   pthread_mutex_lock(&semaphore->lock);
-  int rc = acquire_locked(semaphore, weight);
+  int rc = weft_semaphore_acquire_locked(semaphore, weight);
   if (rc == WEFT_WOULD_WAIT && waiter)
-    weft_waitlist_push(&semaphore->waiters, waiter);
+    weft_semaphore_queue_locked(semaphore, waiter);
   pthread_mutex_unlock(&semaphore->lock);
   return rc;
 }

@@ -28,6 +28,10 @@ extern const weft_handle_type weft_semaphore_type;
 /* As weft_semaphore_try_acquire for waiter->weight, but WEFT_WOULD_WAIT says that the waiter was
  * queued. No other source may hold the waiter's wait yet. */
 int weft_semaphore_acquire_or_wait(weft_semaphore *semaphore, weft_waiter *waiter);
+/* Steps for a choice, with the semaphore's lock held: see select.h. As weft_semaphore_try_acquire;
+ * and queues the waiter, whose weight is set. */
+int weft_semaphore_acquire_locked(weft_semaphore *semaphore, uint32_t weight);
+void weft_semaphore_queue_locked(weft_semaphore *semaphore, weft_waiter *waiter);
 /* Takes the waiter out and lets the next ones proceed; nothing when it is queued no more. When
  * the wait's winner is this waiter, its weight is held and its wake is due. */
 void weft_semaphore_unwait(weft_semaphore *semaphore, weft_waiter *waiter);

@@ -203,7 +203,8 @@ void weft_limiter_settle(weft_limiter *limiter, uint32_t taken, double used);
 /* Lets nobody pass before `at_ns` (monotonic); a later pause stays in force. The bucket fills meanwhile. */
 void weft_limiter_pause_until(weft_limiter *limiter, uint64_t at_ns);
 void weft_limiter_resume(weft_limiter *limiter); /* ends the pause */
-/* For those who wait too; those who want more than the new burst end with WEFT_TOO_LARGE. */
+/* A rate below 0 and a burst of 0 mean the present one. For those who wait too; those who want more than the
+ * new burst end with WEFT_TOO_LARGE. */
 void weft_limiter_set(weft_limiter *limiter, double rate, uint32_t burst);
 
 /* ---- budgets: an amount that many spend at once, and never overspend ---- */

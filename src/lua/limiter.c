@@ -80,8 +80,7 @@ static int new_limiter(lua_State *L) {
 static int set(lua_State *L) {
   weft_limiter *limiter = check_self(L, "limiter:set");
   settings settings = read_options(L, 2, "limiter:set");
-  weft_limiter_set(limiter, settings.rate < 0 ? weft_limiter_rate(limiter) : settings.rate,
-                   settings.burst ? settings.burst : weft_limiter_burst(limiter));
+  weft_limiter_set(limiter, settings.rate, settings.burst);
   return 0;
 }
 

@@ -1,6 +1,6 @@
-/* select.c: waiting for one of several channels and contexts.
+/* select.c: waiting for one of several channels, contexts and semaphores.
  *
- * Owns the choice of each call, in a userdata: references to its channels and contexts, the values
+ * Owns the choice of each call, in a userdata: references to what it waits for, the values
  * to be sent and the one that was received. Entered by the state's thread; while the call is parked
  * other threads move parcels out of and into it. Invariant: nothing of a choice is queued anywhere
  * once its call has ended.
@@ -37,7 +37,10 @@ static const char spare_key; /* of a choice in the registry that no call uses */
 /* ---- life ---- */
 
 static weft_handle *handle_of(const weft_select_case *one) {
-  return one->channel ? &one->channel->handle : one->context ? &one->context->handle : NULL;
+  return one->channel     ? &one->channel->handle
+         : one->context   ? &one->context->handle
+         : one->semaphore ? &one->semaphore->handle
+                          : NULL;
 }
 
 /* Gives everything back; the choice is empty afterwards. */
@@ -125,33 +128,49 @@ static uint32_t count_cases(lua_State *L) {
 }
 
 static int bad_source(lua_State *L, uint32_t index, const char *field, int kind) {
+  static const char *const expected[] = {[WEFT_SELECT_RECV] = "a weft channel, or false",
+                                         [WEFT_SELECT_SEND] = "a weft channel, or false",
+                                         [WEFT_SELECT_DONE] = "a weft context, or false",
+                                         [WEFT_SELECT_ACQUIRE] = "a weft semaphore, or false"};
   char name[32];
   snprintf(name, sizeof name, "[%u].%s", index + 1, field);
-  return weft_bad_argument(L, what, name,
-                           kind == WEFT_SELECT_DONE ? "a weft context" : "a weft channel, or false",
-                           lua_gettop(L));
+  return weft_bad_argument(L, what, name, expected[kind], lua_gettop(L));
 }
 
-/* The case's channel or context is on top. */
+/* The kind that a case becomes which has this handle under the name of `kind`; NEVER: it does not
+ * fit. */
+static int kind_with(int kind, const weft_handle *handle) {
+  const weft_handle_type *type = handle ? handle->type : NULL;
+  if (type == &weft_channel_type && (kind == WEFT_SELECT_RECV || kind == WEFT_SELECT_SEND))
+    return kind;
+  if (type == &weft_context_type && (kind == WEFT_SELECT_DONE || kind == WEFT_SELECT_RECV))
+    return WEFT_SELECT_DONE;
+  if (type == &weft_semaphore_type && kind == WEFT_SELECT_ACQUIRE)
+    return kind;
+  return WEFT_SELECT_NEVER;
+}
+
+/* The case's channel, context or semaphore is on top. */
 static void set_source(lua_State *L, choice *choice, uint32_t index, int kind, const char *field) {
   weft_select_case *one = &choice->cases[index];
   if (one->kind != WEFT_SELECT_NEVER)
-    luaL_error(L, "bad argument '[%d]' to weft.select: one of recv, send, done, not several",
+    luaL_error(L,
+               "bad argument '[%d]' to weft.select: one of recv, send, done, acquire, not several",
                (int)index + 1);
   if (!lua_toboolean(L, -1))
     return;
   weft_handle *handle = weft_test_handle(L, lua_gettop(L));
-  int is_channel = handle && handle->type == &weft_channel_type;
-  int is_context = handle && handle->type == &weft_context_type;
-  if (kind == WEFT_SELECT_DONE ? !is_context
-                               : !is_channel && !(kind == WEFT_SELECT_RECV && is_context))
+  int becomes = kind_with(kind, handle);
+  if (becomes == WEFT_SELECT_NEVER)
     bad_source(L, index, field, kind);
   weft_handle_retain(handle);
-  if (is_channel)
-    one->channel = (weft_channel *)handle;
-  else
+  if (becomes == WEFT_SELECT_DONE)
     one->context = (weft_context *)handle;
-  one->kind = is_channel ? (uint8_t)kind : WEFT_SELECT_DONE;
+  else if (becomes == WEFT_SELECT_ACQUIRE)
+    one->semaphore = (weft_semaphore *)handle;
+  else
+    one->channel = (weft_channel *)handle;
+  one->kind = (uint8_t)becomes;
 }
 
 static void read_field(lua_State *L, choice *choice, uint32_t index, const char *field) {
@@ -161,8 +180,14 @@ static void read_field(lua_State *L, choice *choice, uint32_t index, const char 
     set_source(L, choice, index, WEFT_SELECT_SEND, field);
   else if (strcmp(field, "done") == 0)
     set_source(L, choice, index, WEFT_SELECT_DONE, field);
+  else if (strcmp(field, "acquire") == 0)
+    set_source(L, choice, index, WEFT_SELECT_ACQUIRE, field);
+  else if (strcmp(field, "k") == 0)
+    choice->cases[index].weight = weft_check_count(L, lua_gettop(L), what, "k", 1, WEFT_MAX_COUNT);
   else if (strcmp(field, "value") != 0)
-    luaL_error(L, "bad argument '[%d]' to weft.select: '%s' is none of recv, send, value, done",
+    luaL_error(L,
+               "bad argument '[%d]' to weft.select: '%s' is none of recv, send, value, done, "
+               "acquire, k",
                (int)index + 1, field);
 }
 
@@ -186,6 +211,7 @@ static void read_case(lua_State *L, choice *choice, uint32_t index) {
     snprintf(name, sizeof name, "[%u]", index + 1);
     weft_bad_argument(L, what, name, "a table such as { recv = channel }", lua_gettop(L));
   }
+  one->weight = 1;
   lua_pushnil(L);
   while (lua_next(L, -2)) {
     read_field(L, choice, index, lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : "?");
@@ -268,6 +294,19 @@ static int push_sent(lua_State *L, uint32_t index, int rc) {
   return 2;
 }
 
+static int push_acquired(lua_State *L, const weft_select_case *one, int rc) {
+  lua_pushnil(L);
+  if (rc != WEFT_OK) {
+    weft_fail(WEFT_STATE(L), L, "too_large",
+              "weft.select: %u is more than the semaphore's size of %u", one->weight,
+              weft_semaphore_size(one->semaphore));
+    lua_replace(L, -3); /* the error in place of the first nil */
+    lua_pop(L, 1);
+  }
+  lua_pushboolean(L, rc == WEFT_OK);
+  return 2;
+}
+
 /* index, value, ok of the case that went on. */
 static int push_result(lua_State *L, choice *choice, uint32_t index, int rc) {
   weft_select_case *one = &choice->cases[index];
@@ -276,6 +315,8 @@ static int push_result(lua_State *L, choice *choice, uint32_t index, int rc) {
     push_done(L, one->context);
   else if (one->kind == WEFT_SELECT_SEND)
     push_sent(L, index, rc);
+  else if (one->kind == WEFT_SELECT_ACQUIRE)
+    push_acquired(L, one, rc);
   else
     weft_push_received(L, &choice->received, rc);
   put_away(L, choice);
@@ -327,15 +368,22 @@ static int finish(lua_State *L, weft_park *park, int source) {
   return push_result(L, choice, index, weft_select_outcome(&choice->select, index));
 }
 
+/* What was acquired for a caller that will never go on is given back. */
 static void abandon(weft_park *park, int source) {
-  (void)source;
+  choice *choice = park->object;
+  int index = weft_wait_winner(&park->wait) - WEFT_PARK_FIRST_CHOICE;
   leave(park);
-  clear(park->object);
+  if (source == WEFT_PARK_EVENT && index < (int)choice->count) {
+    weft_select_case *one = &choice->cases[index];
+    if (one->kind == WEFT_SELECT_ACQUIRE && weft_waiter_outcome(&one->waiter) == WEFT_OK)
+      weft_semaphore_give_back(one->semaphore, one->weight);
+  }
+  clear(choice);
 }
 
 /* "recv channel 0x…, send channel 0x…, done context 0x…" */
 static void describe(const weft_park *park, char *text, size_t size) {
-  static const char *const words[] = {"never", "recv", "send", "done"};
+  static const char *const words[] = {"never", "recv", "send", "done", "acquire"};
   const choice *choice = park->object;
   size_t used = 0;
   *text = '\0';
@@ -408,7 +456,8 @@ static int wait_for_choice(lua_State *L) {
  * @function select
  * @tparam table cases
  * @treturn[1] integer the index of the case
- * @return[1] the value received; nil for a send; for a context its error
+ * @return[1] the value received; nil for a send; for a context its error; nil for a semaphore, or
+ * an error of kind "too_large"
  * @treturn[1] boolean true; false when a recv's channel is closed and empty, or a full channel has
  * dropped what was sent
  * @treturn[2] string "timeout": nothing happened in time
