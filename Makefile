@@ -238,9 +238,9 @@ build/fuzz/fuzz_stream: spec/fuzz/fuzz_stream.c spec/core/sse_streams.h src/core
 	@mkdir -p $(@D)
 	$(FUZZ_BUILD) $(filter %.c,$^) -o $@
 
-build/fuzz/fuzz_model: spec/fuzz/fuzz_model.c spec/core/model_parsers.h src/testing/model_http.c src/testing/model_json.c src/testing/model_json_write.c src/core/buf.c src/core/mem.c
+build/fuzz/fuzz_model: spec/fuzz/fuzz_model.c spec/core/model_parsers.h $(MODEL_SRC) src/core/buf.c src/core/mem.c
 	@mkdir -p $(@D)
-	$(FUZZ_BUILD) $(filter %.c,$^) -o $@
+	$(FUZZ_BUILD) $(filter %.c,$^) -o $@ -lm
 
 # Each has its dictionary, and what it found is its corpus for the next time.
 run-fuzz/%: build/fuzz/fuzz_%

@@ -276,6 +276,19 @@ describe("weft.testing.model_server speaks", function()
       end)
     end
 
+    it("400 to embeddings of too much at once", function()
+      local server, many = start(), {}
+      for i = 1, 2048 do
+        many[i] = "x"
+      end
+      assert.equal(2048, #call(server, "/v1/embeddings", { model = "m", input = many, dimensions = 2 }).json.data)
+      assert.equal(400, call(server, "/v1/embeddings", { model = "m", input = "x", dimensions = 4097 }).status)
+      many[2049] = "x"
+      assert.equal(400, call(server, "/v1/embeddings", { model = "m", input = many }).status)
+      assert.equal(400, call(server, "/v1/embeddings", { model = "m", input = { 1, "x" } }).status)
+      assert.equal(400, call(server, "/v1/embeddings", { model = "m" }).status)
+    end)
+
     it("such requests use up no fault", function()
       local server = start({ faults = { { status = 500 } } })
       assert.equal(400, call(server, CHAT, { model = "m" }).status)

@@ -1,5 +1,5 @@
-/* model_parsers.h: feeds bytes to the parsers of the model server and checks what must hold for any
- * bytes. Shared by the test and the fuzz target.
+/* model_parsers.h: feeds bytes to the parsers of the model server, and what passes to its models,
+ * and checks what must hold for any bytes. Shared by the test and the fuzz target.
  */
 #ifndef WEFT_SPEC_MODEL_PARSERS_H
 #define WEFT_SPEC_MODEL_PARSERS_H
@@ -13,6 +13,7 @@
 #include "model_http.h"
 #include "model_json.h"
 #include "model_random.h"
+#include "model_reply.h"
 
 /* Stops at once, so that a fuzzer keeps the input. */
 #define MUST(condition)                                                                            \
@@ -141,6 +142,72 @@ static void parse_streams(const uint8_t *bytes, size_t size) {
   }
 }
 
+/* Answers ------------------------------------------------------------------------------------- */
+
+static const char *const paths[] = {"/v1/chat/completions",
+                                    "/v1/messages",
+                                    "/v1/embeddings",
+                                    "/v1/messages/count_tokens",
+                                    "/api/chat",
+                                    "/api/generate",
+                                    "/api/embed",
+                                    "/api/embeddings"};
+
+/* The request whose body the document is; the caller releases it. */
+static weft_model_request *make_request(const char *path, const char *body, size_t size) {
+  char head[256];
+  size_t used;
+  weft_http_parser parser;
+  weft_http_parser_init(&parser);
+  int length = snprintf(head, sizeof head,
+                        "POST %s HTTP/1.1\r\nanthropic-version: 1\r\nContent-Length: %zu\r\n\r\n",
+                        path, size);
+  int result = weft_http_parse(&parser, (const uint8_t *)head, (size_t)length, &used);
+  if (result == WEFT_HTTP_MORE)
+    result = weft_http_parse(&parser, (const uint8_t *)body, size, &used);
+  MUST(result == WEFT_HTTP_READY);
+  weft_model_request *request = weft_http_parser_take(&parser);
+  MUST(request);
+  return request;
+}
+
+/* Makes all of an answer. One that is no stream is JSON, whatever was asked. */
+static void make_answer(weft_model_replier *replier, weft_model_request *request) {
+  weft_model_answer answer = {0};
+  MUST(weft_model_reply(replier, request, true, false, &answer) == WEFT_BUF_OK);
+  size_t wrong;
+  bool streams = answer.streams;
+  weft_json_kind kind =
+      weft_json_check((const char *)answer.body.data, answer.body.size, &wrong).kind;
+  MUST(streams || kind == WEFT_JSON_OBJECT);
+  while (answer.ending == WEFT_MODEL_MORE)
+    MUST(weft_model_answer_fill(&answer) == WEFT_BUF_OK);
+  MUST(answer.ending == WEFT_MODEL_KEEP);
+  weft_model_answer_free(&answer);
+}
+
+static void answer_everything(const char *text, size_t size) {
+  static const weft_model_canned canned = {
+      .text = "{{last}} {{body.messages.1.content}} {{body.model}} {{header.x}}",
+      .is_template = true,
+      .input_tokens = -1,
+      .output_tokens = -1,
+  };
+  static const weft_model_rule rule = {.replies = &canned, .reply_count = 1, .times = 4};
+  weft_model_config config;
+  weft_model_faults faults;
+  weft_model_replier replier;
+  weft_model_config_init(&config);
+  config.rules = &rule;
+  config.rule_count = 1;
+  MUST(weft_model_faults_init(&faults, &config) == 0);
+  MUST(weft_model_replier_init(&replier, &config, &faults) == 0);
+  for (size_t i = 0; i < sizeof paths / sizeof *paths; i++)
+    make_answer(&replier, make_request(paths[i], text, size));
+  weft_model_replier_free(&replier);
+  weft_model_faults_free(&faults);
+}
+
 static void parse_anything(const uint8_t *bytes, size_t size) {
   char *exact = malloc(size ? size : 1); /* so that a sanitizer sees the first byte too far */
   MUST(exact);
@@ -148,6 +215,8 @@ static void parse_anything(const uint8_t *bytes, size_t size) {
     memcpy(exact, bytes, size);
   parse_json(exact, size);
   parse_streams((const uint8_t *)exact, size);
+  if (size && exact[0] == '{')
+    answer_everything(exact, size);
   free(exact);
 }
 

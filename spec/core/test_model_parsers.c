@@ -1,5 +1,5 @@
 /* test_model_parsers.c: the model server's parsers of HTTP and JSON: what they accept, and that no
- * bytes whatever lead them astray: a corpus, and seeded mutations of it.
+ * bytes whatever lead them or the answers astray: a corpus, and seeded mutations of it.
  */
 #include "check.h"
 #include "model_parsers.h"
@@ -131,6 +131,9 @@ static const char *const corpus[] = {
     "POST / HTTP/1.1\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
     "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"a\\uD83D\\uDE00\\n\"}],\"n\":["
     "1,-2.5e3]}",
+    "{\"model\":\"m\",\"max_tokens\":9,\"stream\":false,\"input\":[\"a\",[1,2]],\"prompt\":\"p\","
+    "\"messages\":"
+    "[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"x\"}]}]}",
     "[[],{},\"\",null,true,false,0,{\"a\":[{\"b\":\"\\\\\\\"\"}]}]",
 };
 

@@ -26,7 +26,7 @@ static void read_connections(weft_lua_reader *r, void *field) {
 }
 
 static void read_dimensions(weft_lua_reader *r, void *field) {
-  *(size_t *)field = (size_t)weft_lua_whole(r, 1, 65536, "a whole number from 1 to 65536");
+  *(size_t *)field = (size_t)weft_lua_whole(r, 1, 4096, "a whole number from 1 to 4096");
 }
 
 static void read_rate(weft_lua_reader *r, void *field) {

@@ -237,6 +237,8 @@ static void read_input(reader *r, weft_json_value input) {
   }
   take_text(r, weft_json_string(input), true);
   r->ask->inputs = others ? others : 1;
+  if (others > WEFT_MODEL_INPUTS_MAX)
+    refuse(r, "'input' has more than 2048 items", "input");
   if (input.kind != WEFT_JSON_STRING && input.kind != WEFT_JSON_ARRAY)
     refuse(r, "missing required parameter: 'input'", "input");
   else if (input.kind == WEFT_JSON_ARRAY && numbers + others == 0)
@@ -249,7 +251,7 @@ static void read_embed(reader *r) {
   weft_json_value format = r->members[ENCODING_FORMAT];
   read_input(r, r->members[INPUT]);
   r->ask->dimensions = (size_t)read_count(r, DIMENSIONS);
-  if (r->ask->dimensions > 65536)
+  if (r->ask->dimensions > WEFT_MODEL_DIMENSIONS_MAX)
     refuse(r, "too many dimensions", "dimensions");
   r->ask->base64 = weft_json_is(format, "base64");
   if (!is_absent(format) && !r->ask->base64 && !weft_json_is(format, "float"))

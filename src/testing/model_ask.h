@@ -22,6 +22,8 @@ typedef enum weft_model_task {
   WEFT_MODEL_TASK_COUNT,     /* Anthropic: counts the tokens of the input */
 } weft_model_task;
 
+enum { WEFT_MODEL_INPUTS_MAX = 2048, WEFT_MODEL_DIMENSIONS_MAX = 4096 };
+
 /* Why a request is refused, or a fault says so. NULL: what is usual for the status. */
 typedef struct weft_model_failure {
   int status; /* 0: none */

@@ -17,7 +17,8 @@
 
 enum {
   READ_AHEAD_MAX = 256 * 1024, /* more is left in the socket while a request is in work */
-  INPUT_KEPT = 16 * 1024,      /* an empty input buffer that is larger is freed */
+  SENDS_AT_ONCE = 16,
+  INPUT_KEPT = 16 * 1024, /* an empty input buffer that is larger is freed */
 };
 
 static const double drain_seconds = 1;
@@ -261,13 +262,17 @@ static bool read_request(weft_model_conn *conn) {
   return result != WEFT_HTTP_MORE;
 }
 
-/* Goes on as far as it can without waiting. */
+/* Goes on as far as it can without waiting. A long answer to a fast reader lets others in between:
+ * the socket still has room then, so epoll reports it at once. */
 static void advance(weft_model_conn *conn) {
   bool more = true;
-  while (more)
-    more = conn->phase == SENDING   ? send_answer(conn)
-           : conn->phase == READING ? read_request(conn)
-                                    : false;
+  for (int sent = 0; more && sent < SENDS_AT_ONCE;) {
+    if (conn->phase == SENDING)
+      more = send_answer(conn);
+    else
+      more = conn->phase == READING && read_request(conn);
+    sent += conn->phase == SENDING;
+  }
   if (conn->phase == READING && conn->peer_closed)
     conn->phase = CLOSED;
   trim_input(conn);
