@@ -4,6 +4,8 @@
 #include "census.h"
 #include "timer.h"
 
+#include <sys/wait.h>
+
 enum { ROUNDS = 2000 };
 
 static gate stuck_gate = GATE;
@@ -182,11 +184,31 @@ static void outside_timers_run_under_the_virtual_clock(void) {
   weft_clock_stop_virtual();
 }
 
+/* The parent's I/O thread sleeps, and so do its timers' owners: none of that counts in the child.
+ */
+static void works_in_the_child_of_a_fork(void) {
+  weft_timer idle;
+  weft_timer_init(&idle, claim_always, fire);
+  CHECK(weft_timer_start(&idle, weft_clock_now_ns() + 3600000000000u) == 0);
+  AWAIT(weft_census_awake() == 0);
+  pid_t child = fork();
+  if (child == 0) {
+    atomic_store(&check_broken, 0);
+    jumps_in_order_when_all_sleep();
+    sees_that_all_is_stuck();
+    _exit(atomic_load(&check_broken) != 0);
+  }
+  int status = 1;
+  CHECK(waitpid(child, &status, 0) == child && status == 0);
+  weft_timer_stop(&idle);
+}
+
 int main(void) {
   check_run("counts are exact after many wakes", counts_are_exact_after_many_wakes);
   check_run("sees that all is stuck", sees_that_all_is_stuck);
   check_run("is not stuck while held", is_not_stuck_while_held);
   check_run("jumps in order when all sleep", jumps_in_order_when_all_sleep);
+  check_run("works in the child of a fork", works_in_the_child_of_a_fork);
   check_run("outside timers run under the virtual clock",
             outside_timers_run_under_the_virtual_clock);
   return check_end();

@@ -69,6 +69,7 @@ static void after_fork_in_child(void) {
   watch_capacity = 0;
   hooks = NULL;
   atomic_store(&process_plus_one, 0);
+  atomic_store(&is_asleep, 0);
 }
 
 static void register_fork_handlers(void) {

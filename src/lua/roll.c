@@ -168,8 +168,8 @@ static int begins(const char *line, const char *with) {
   return strncmp(line, with, strlen(with)) == 0;
 }
 
-/* A blocking function is a C function in a Lua shim there: "[C]: in function 'f'", "weft:7: in function
- * 'recv'" becomes the one line that it is for scripts. */
+/* A blocking function is a C function in a Lua shim there: "[C]: in function 'f'", "weft:7: in
+ * function 'recv'" becomes the one line that it is for scripts. */
 static char *copy_traceback(const char *text) {
   char *result = copy(text), *out = result;
   for (const char *line = text; result && *line;) {
@@ -320,6 +320,75 @@ static void receive(weft_scheduler *scheduler, weft_message *message) {
   weft_free(question);
 }
 
+/* ---- threads that do not answer ---- */
+
+typedef struct stuck_words {
+  char name[WEFT_STUCK_NAME], started[WEFT_STUCK_PLACE];
+  uint32_t index, unused;
+} stuck_words;
+
+_Static_assert(sizeof(stuck_words) == 16 * sizeof(uint64_t), "stuck_words fill the words");
+
+static void copy_short(char *out, const char *text, size_t size) {
+  size_t i = 0;
+  for (; text && text[i] && i + 1 < size; i++)
+    out[i] = text[i];
+  out[i] = 0;
+}
+
+/* The fiber runs, so its task is alive, and with it its name and place. Calls nothing: a signal
+ * handler. */
+void weft_stuck_write(weft_scheduler *scheduler) {
+  weft_stuck *stuck = scheduler->stuck_task;
+  weft_fiber *fiber = scheduler->current;
+  union {
+    stuck_words as_text;
+    uint64_t as_words[16];
+  } copy;
+  if (!stuck || !fiber || !fiber->task)
+    return;
+  atomic_store(&stuck->slice, 0);
+  copy_short(copy.as_text.name, fiber->task->name, WEFT_STUCK_NAME);
+  copy_short(copy.as_text.started, fiber->is_local ? NULL : fiber->where, WEFT_STUCK_PLACE);
+  copy.as_text.index = fiber->task->index;
+  copy.as_text.unused = 0;
+  for (int i = 0; i < 16; i++)
+    atomic_store_explicit(&stuck->words[i], copy.as_words[i], memory_order_relaxed);
+  atomic_store(&stuck->slice, atomic_load(&scheduler->worker->slice));
+}
+
+/* Under the roster's lock. Nothing when the thread has gone on since. */
+static void read_stuck(weft_scheduler *scheduler, weft_sight *sight) {
+  weft_stuck *stuck = scheduler->stuck_task;
+  union {
+    stuck_words as_text;
+    uint64_t as_words[16];
+  } seen;
+  uint32_t slice = atomic_load(&stuck->slice);
+  for (int i = 0; i < 16; i++)
+    seen.as_words[i] = atomic_load(&stuck->words[i]);
+  if (!(slice & 1) || slice != atomic_load(&stuck->slice) ||
+      slice != atomic_load(&scheduler->worker->slice))
+    return;
+  sight->index = seen.as_text.index;
+  if (*seen.as_text.name)
+    sight->name = copy(seen.as_text.name);
+  if (*seen.as_text.started)
+    sight->started = copy(seen.as_text.started);
+}
+
+/* Of those that were asked and did not answer. */
+static void name_busy(weft_scheduler *scheduler, void *arg) {
+  roll *roll = arg;
+  if (!scheduler->stuck_task)
+    return;
+  pthread_mutex_lock(&roll->lock);
+  for (weft_sight *busy = roll->busy; busy; busy = busy->next)
+    if (busy->task == scheduler && !busy->has_answered)
+      read_stuck(scheduler, busy);
+  pthread_mutex_unlock(&roll->lock);
+}
+
 /* ---- asking ---- */
 
 typedef struct asking {
@@ -334,6 +403,7 @@ static weft_sight *add_busy(roll *roll, weft_scheduler *scheduler) {
   if (!sight)
     return NULL;
   sight->tasks = atomic_load_explicit(&scheduler->live, memory_order_relaxed);
+  sight->task = scheduler; /* no task has its address */
   sight->next = roll->busy;
   roll->busy = sight;
   return sight;
@@ -506,6 +576,8 @@ weft_sight *weft_roll_call(weft_scheduler *self, lua_State *L) {
   if (self)
     look(&own);
   wait_for_answers(roll, self);
+  if (!is_complete(roll))
+    weft_roster_each(name_busy, roll);
   *own.end = take_sights(roll);
   release_roll(roll);
   return sorted(own.first);

@@ -44,8 +44,18 @@ void weft_roll_free(weft_sight *sights);
 void weft_roll_set_own_folder(const char *source);
 
 enum { WEFT_POSITION_SIZE = LUA_IDSIZE + 16 };
-/* Writes file:line of the innermost function from `level` upwards that is the script's, not weft's; after a
- * tail call into weft there is none, and it is weft's; "" when there is no Lua function. */
+/* Writes file:line of the innermost function from `level` upwards that is the script's, not weft's;
+ * after a tail call into weft there is none, and it is weft's; "" when there is no Lua function. */
 void weft_position(lua_State *co, int level, char *text);
+
+/* What a thread is busy with that does not answer, as the signal handler that interrupts it saw it.
+ * Written by that thread, read by any. */
+enum { WEFT_STUCK_NAME = 40, WEFT_STUCK_PLACE = 80 };
+typedef struct weft_stuck {
+  _Atomic uint32_t slice; /* the worker's slice that the words tell of; 0: being written */
+  _Atomic uint64_t words[16];
+} weft_stuck;
+/* In the signal handler on the worker's thread. */
+void weft_stuck_write(weft_scheduler *scheduler);
 
 #endif

@@ -127,6 +127,7 @@ struct weft_scheduler {
   uint8_t is_stuck;             /* the script was told that nothing can go on: deadlock.h */
   _Atomic uint8_t has_stuck_note; /* it is in the inbox */
   weft_message stuck_note;
+  struct weft_stuck *stuck_task; /* of a worker: which task its thread is busy with; roll.h */
   weft_scheduler *next_seat, *prev_seat; /* guarded by the roster's lock */
   uint32_t process;                      /* the fork generation that it was opened in */
 };

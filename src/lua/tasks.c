@@ -63,7 +63,8 @@ static void add_who(weft_buf *text, const weft_sight *sight) {
 void weft_sight_add(weft_buf *text, const weft_sight *sight) {
   add_who(text, sight);
   if (strcmp(sight->state, "busy") == 0)
-    add(text, ": is busy outside of weft and does not answer; it has %u tasks", sight->tasks);
+    add(text, ": busy outside of weft, its thread does not answer and has %u task%s", sight->tasks,
+        sight->tasks == 1 ? "" : "s");
   else if (sight->waits_for)
     add(text, ": waits in %s", sight->waits_for);
   else
@@ -159,7 +160,7 @@ static weft_sight *call_roll(lua_State *L) {
 /*** What every task of the process does right now: those of this state, of all pools' threads, and
  * those that wait in a pool's queue. Each state is asked and tells of itself, within a quarter of a
  * second; a thread that runs something else than Lua for longer stands in the list as one entry
- * whose state is "busy".
+ * whose state is "busy", with the name and index of the task that it runs.
  * @function tasks
  * @treturn {table,...} each with `state` ("queued", "ready", "running", "parked", "busy"), `pool`
  *   ("inline" for tasks of this state), `thread`, and, where there is such a thing, `index`,

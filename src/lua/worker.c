@@ -1,8 +1,8 @@
 /* worker.c: a worker's Lua state: opening, the loop, time slices, closing.
  *
  * Owns the Lua state and its allocator. Entered by the worker's thread; preempt_worker by a signal
- * handler on that thread. Invariant: an error that escapes from the loop fails at most the task that
- * was being unpacked, and the loop goes on.
+ * handler on that thread. Invariant: an error that escapes from the loop fails at most the task
+ * that was being unpacked, and the loop goes on.
  */
 #include "worker.h"
 
@@ -15,6 +15,7 @@
 #include "names.h"
 #include "nginx.h"
 #include "outcome.h"
+#include "roll.h"
 #include "slab.h"
 #include "state.h"
 #include "value.h"
@@ -30,6 +31,7 @@ typedef struct lua_worker {
   lua_State *L;
   weft_state *state;
   weft_worker *worker;
+  weft_stuck stuck_task;
 } lua_worker;
 
 /* ---- time slices ---- */
@@ -60,6 +62,7 @@ static void on_slice(lua_State *L, lua_Debug *info) {
 static void preempt_worker(void *opaque) {
   lua_worker *self = opaque;
   lua_State *running = self->state->scheduler.running;
+  weft_stuck_write(&self->state->scheduler);
   if (self->state->scheduler.current && running)
     lua_sethook(running, on_slice, LUA_MASKCOUNT, 1);
 }
@@ -101,6 +104,7 @@ static int open_libraries(lua_State *L) {
   weft_nginx_refuse_in_tasks(L);
   weft_names_adopt_paths(L);
   self->state = weft_state_open(L, self->worker);
+  self->state->scheduler.stuck_task = &self->stuck_task;
   weft_open_coroutines(self->state, L);
   lua_getglobal(L, "package");
   lua_getfield(L, -1, "preload");
@@ -162,8 +166,8 @@ static void *open_worker(weft_worker *worker, weft_error **error) {
 
 /* ---- the loop ---- */
 
-/* A group that a task made and only dropped is cancelled by its finalizer: a worker that shall end does
- * not wait for garbage to pile up. */
+/* A group that a task made and only dropped is cancelled by its finalizer: a worker that shall end
+ * does not wait for garbage to pile up. */
 static void collect_before_end(lua_State *L, lua_worker *self) {
   if (self->state->scheduler.live > 0 && weft_worker_is_ending(self->worker))
     lua_gc(L, LUA_GCCOLLECT, 0);
