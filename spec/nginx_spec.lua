@@ -106,10 +106,6 @@ describe("weft in nginx", function()
           local _, err = pcall(require("weft").all, { function() return request end })
           ngx.say(tostring(err))
         } }
-        location /inline { content_by_lua_block {
-          local weft = require "weft"
-          ngx.say(select(2, pcall(weft.group, { pool = weft.inline })))
-        } }
         location /gsub { content_by_lua_block {
           local weft = require "weft"
           ngx.say(tostring(select(2, pcall(string.gsub, "x", "x", function() weft.sleep(1) end))))
@@ -120,8 +116,60 @@ describe("weft in nginx", function()
     assert.matches("upvalue 'socket': .*stays in the handler", body_of "/socket")
     assert.matches("upvalue 'inside'%.ctx: .*ngx%.ctx", body_of "/ctx")
     assert.matches("upvalue 'request'.*cdata", body_of "/cdata")
-    assert.matches("ngx%.thread%.spawn", body_of "/inline")
     assert.matches("would block inside a C call", body_of "/gsub")
+  end)
+
+  it("runs tasks of weft.inline as light threads", function()
+    start {
+      locations = [[
+        location /shared { content_by_lua_block {
+          local weft = require "weft"
+          local seen, url = {}, "http://127.0.0.1:" .. ngx.var.server_port .. "/ready"
+          local g = weft.group { pool = weft.inline }
+          local task = g:go("named", function(ctx, name)
+            seen.ctx = ctx == weft.current()
+            seen[name] = weft.http.get(url).body
+            ngx.header["X-Inside"] = "yes"
+            return name, 2
+          end, "answer")
+          g:go(function() weft.sleep(0.001) seen.second = true end)
+          local results = g:wait()
+          g:close()
+          ngx.print(tostring(seen.ctx), tostring(seen.second), results[1], select(2, task:wait()), seen.answer)
+        } }
+        location /fails { content_by_lua_block {
+          local weft = require "weft"
+          local results, err = weft.all({
+            good = function() weft.sleep(60) end,
+            bad = function() weft.sleep(0.001) local nothing = nil; return nothing.field end,
+          }, { pool = weft.inline })
+          ngx.say(tostring(results), " ", tostring(err), " ", err.task, " ", tostring(err.traceback:find "stack traceback" ~= nil))
+          local g = weft.group { pool = weft.inline, limit = 1 }
+          g:go(function() weft.sleep(0.002) end)
+          ngx.say(tostring(g:try_go(function() end)))
+          local task = g:go(function() return "after" end)
+          ngx.say(task:wait())
+          g:cancel "enough"
+          ngx.say(tostring(select(2, g:go(function() end)).kind))
+          g:close()
+        } }
+        location /exit { content_by_lua_block {
+          local weft = require "weft"
+          local g = weft.group { pool = weft.inline }
+          g:go(function() weft.sleep(60) end)
+          ngx.say "gone"
+          ngx.exit(200)
+        } }
+      ]],
+    }
+    assert.equal("truetrueanswer2ready\n", body_of "/shared")
+    local body = body_of "/fails"
+    assert.matches("^nil task %d 'bad'.*nothing.* bad true\nfalse\nafter\ncanceled\n$", body)
+    assert.equal("gone\n", body_of "/exit")
+    nginx.await("nothing of it is left", function()
+      local stats = server:stats()
+      return stats.parked == 0 and stats.timers == 0 and stats.groups == 0
+    end)
   end)
 
   it("waits in rewrite, access and timers, and names the phases where nginx cannot", function()
@@ -493,6 +541,60 @@ describe("weft in nginx", function()
     local ended = server
     server = nil
     ended:stop("QUIT", { "exited on signal 9" })
+  end)
+
+  -- ---- models ----
+
+  it("asks models, streams them, and hedges in a handler", function()
+    local models = assert(require("weft.testing").model_server { stream = { chunks = 4 } })
+    start {
+      init = ('weft = require "weft" base_url = "%s"'):format(models.url),
+      http = [[
+        init_worker_by_lua_block {
+          model = weft.model.openai { base_url = base_url, model = "any", limits = { concurrency = 4 } }
+          hedge = weft.model.hedge { model, after = 0.001 }
+          flights = weft.singleflight()
+          counts = weft.dict()
+        }
+      ]],
+      locations = [[
+        location /chat { content_by_lua_block { ngx.say(assert(model:chat { prompt = "hello" }).text) } }
+        location /stream { content_by_lua_block {
+          local stream = assert(model:stream { prompt = "one two three" })
+          for text in stream:deltas() do ngx.print("[", text, "]") ngx.flush(true) end
+          ngx.say(stream:result().usage.completion_tokens > 0)
+        } }
+        location /hedge { content_by_lua_block { ngx.say(assert(hedge:chat { prompt = "hedged" }).text) } }
+        location /rest { content_by_lua_block {
+          local value = flights:run("key", function() weft.sleep(0.001) return "flown" end)
+          counts:incr("n", 2)
+          local ch, done = weft.channel(0), weft.current():with_timeout(0.01)
+          local index = weft.select { { recv = ch }, { done = done } }
+          local tick = weft.ticker(0.001)
+          local ticked = tick:recv() ~= nil
+          tick:stop()
+          ngx.say(value, counts:get "n", index, tostring(ticked))
+        } }
+        location /pipeline { content_by_lua_block {
+          local p = weft.pipeline {
+            weft.stage("double", function(x) return x * 2 end, { workers = 2 }),
+            weft.stage("add", function(x) return x + 1 end),
+          }
+          ngx.say(assert(p:run(nil, { 1, 2, 3 }))[3])
+        } }
+      ]],
+    }
+    local bodies = {}
+    for _, name in ipairs { "chat", "stream", "hedge", "rest", "pipeline" } do
+      bodies[name] = { server:get("/" .. name) }
+    end
+    models:close()
+    assert.same({ 200, "echo: hello\n" }, bodies.chat)
+    assert.equal(200, bodies.stream[1])
+    assert.equal("echo: one two three", (bodies.stream[2]:gsub("[%[%]]", ""):gsub("true\n$", "")))
+    assert.same({ 200, "echo: hedged\n" }, bodies.hedge)
+    assert.same({ 200, "flown22true\n" }, bodies.rest)
+    assert.same({ 200, "7\n" }, bodies.pipeline)
   end)
 
   -- ---- streams ----

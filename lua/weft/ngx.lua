@@ -197,6 +197,22 @@ function host.wait(number)
   return host.withdraw(number, failure or err)
 end
 
+-- ---- tasks of weft.inline ----
+
+local function call(fn, ...)
+  return xpcall(fn, host.describe, ...)
+end
+
+local function run_task(starter)
+  host.finish(starter, call(host.begin(starter)))
+end
+
+-- Called by group:go: a task of weft.inline is a light thread of the request.
+function host.spawn(starter, task)
+  ngx.thread.spawn(run_task, starter)
+  return task
+end
+
 -- ---- settings ----
 
 local fields = {

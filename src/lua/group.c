@@ -150,9 +150,6 @@ static int new_group(lua_State *L) {
   if (!has_context && lua_gettop(L) >= 1 && !lua_istable(L, 1))
     weft_bad_argument(L, "weft.group", "ctx", "a weft context or a table of options", 1);
   read_options(L, has_context ? 2 : 1, &options, "weft.group");
-  if (options.is_local && state->scheduler.guests)
-    return luaL_error(L, "weft.group: weft.inline is not there in nginx, whose light threads share "
-                         "variables already: use ngx.thread.spawn, where blocking calls of weft work");
   weft_context *parent = weft_check_context(state, L, has_context ? 1 : 3, "weft.group", 1);
   weft_pool *pool = options.is_local ? NULL : options.pool ? options.pool : weft_default_pool();
   weft_group_body *group = push_group(state, L);

@@ -161,6 +161,26 @@ static int start_local(weft_group_body *group, lua_State *L, const call *call, i
   return WEFT_OK;
 }
 
+/* In an event loop: pushes what tells the shim of go to start a coroutine there. */
+static int start_guest(weft_group_body *group, lua_State *L, const call *call, int count) {
+  if (!lua_isyieldable(L))
+    return weft_fail(group->state, L, "phase",
+                     "group:go: weft.inline starts light threads, which nginx cannot do here");
+  lua_pushlightuserdata(L, (void *)&weft_spawn_token);
+  weft_guest_task *starter = weft_guest_task_new(group->state, L, call->function, count);
+  weft_task *task = new_task(group, L, call->name);
+  weft_guest_task_adopt(starter, L, task);
+  task->kind = WEFT_KIND_LOCAL;
+  starter->task = NULL; /* freed by the next, should that raise */
+  set_notified(L, task, call);
+  starter->task = task;
+  count_in(group, task);
+  starter->is_counted = 1;
+  weft_guests_link_task(starter, L);
+  weft_push_task(group->state, L, group->count);
+  return 3;
+}
+
 /* 1 and nil, cause on the stack when the context is done. */
 static int is_refused(weft_group_body *group, lua_State *L) {
   if (group->state->scheduler.guests && !weft_guests_may_start(&group->state->scheduler, L)) {
@@ -203,6 +223,8 @@ static int try_start(weft_group_body *group, lua_State *L, const call *call) {
   uint32_t limit = group->core->limit;
   if (limit && weft_group_running(group->core) - group->credit >= limit)
     return WEFT_WOULD_WAIT;
+  if (group->is_local && group->state->scheduler.guests)
+    return start_guest(group, L, call, count);
   int rc = group->is_local ? start_local(group, L, call, count) : submit(group, L, call, count);
   if (rc == WEFT_WOULD_WAIT) {
     lua_settop(L, top);
@@ -329,7 +351,7 @@ static int try_go(lua_State *L) {
 void weft_add_go_methods(weft_state *state, lua_State *L) {
   static const weft_function methods[] = {{"go", go, WEFT_BLOCKS_VARIADIC},
                                           {"go_notifying", go_notifying, WEFT_BLOCKS_VARIADIC},
-                                          {"try_go", try_go, 0},
+                                          {"try_go", try_go, WEFT_BLOCKS_VARIADIC},
                                           {NULL, NULL, 0}};
   weft_add_methods(L, state, methods);
 }

@@ -28,6 +28,7 @@ typedef struct request {
   void *key;
   weft_context *context; /* retained; NULL once the state has closed */
   weft_guest *guests;
+  weft_guest_task *tasks;
   override *overrides;
 } request;
 
@@ -160,11 +161,17 @@ static void drop_override(override *gone) {
   weft_free(gone);
 }
 
+static void abandon_all(request *self) {
+  while (self->guests)
+    abandon(self->guests);
+  while (self->tasks)
+    weft_guest_task_lose(self->tasks);
+}
+
 /* Called by the loop, outside of Lua: nothing here touches the Lua state. */
 static void request_ended(void *arg) {
   request *self = arg;
-  while (self->guests)
-    abandon(self->guests);
+  abandon_all(self);
   if (self->scheduler) {
     request **link = bucket_of(self->scheduler->guests, self->key);
     while (*link != self)
@@ -247,6 +254,26 @@ void weft_guests_leave(weft_scheduler *scheduler, lua_State *L) {
   drop_override(gone);
 }
 
+void weft_guests_link_task(weft_guest_task *self, lua_State *L) {
+  request *found = request_of(self->scheduler, L);
+  if (!found)
+    return;
+  self->next = found->tasks;
+  self->link = &found->tasks;
+  if (self->next)
+    self->next->link = &self->next;
+  found->tasks = self;
+}
+
+void weft_guests_unlink_task(weft_guest_task *self) {
+  if (!self->link)
+    return;
+  *self->link = self->next;
+  if (self->next)
+    self->next->link = self->link;
+  self->link = NULL;
+}
+
 void weft_guests_cancel_requests(weft_scheduler *scheduler, weft_error *cause) {
   for (int i = 0; i < REQUEST_BUCKETS; i++)
     for (request *self = scheduler->guests->requests[i]; self; self = self->next)
@@ -266,8 +293,7 @@ weft_guests *weft_guests_new(const weft_guest_loop *loop) {
 }
 
 static void close_request(request *self) {
-  while (self->guests)
-    abandon(self->guests);
+  abandon_all(self);
   weft_context_cancel(self->context, self->scheduler->guests->gone);
   weft_context_release(self->context);
   self->context = NULL;

@@ -53,6 +53,33 @@ int weft_guests_may_start(weft_scheduler *scheduler, lua_State *L);
 /* The context of the request that L works for, else the background; borrowed. */
 weft_context *weft_guests_context(weft_scheduler *scheduler, lua_State *L);
 
+/* ---- tasks of weft.inline: guest_task.c ---- */
+
+/* A task's way into the loop: a userdata. */
+typedef struct weft_guest_task {
+  weft_scheduler *scheduler;
+  weft_task *task;    /* owned until it ends; NULL: before and after */
+  int count;          /* of the function and its arguments, the context among them */
+  uint8_t is_counted; /* the group knows of it */
+  struct weft_guest_task *next, **link; /* of the request's; link NULL: in no list */
+} weft_guest_task;
+
+/* What group:go returns first when its shim has to start the coroutine of the second, and to return
+ * the third. */
+extern const char weft_spawn_token;
+/* Pushes one for the function at stack index `function` and `count` - 1 arguments behind it. */
+weft_guest_task *weft_guest_task_new(struct weft_state *state, lua_State *L, int function,
+                                     int count);
+/* Gives it the task; it is on top of L. Raises without memory; the task is its own even then. */
+void weft_guest_task_adopt(weft_guest_task *self, lua_State *L, weft_task *task);
+/* Ends the task as cancelled unless it has ended. */
+void weft_guest_task_lose(weft_guest_task *self);
+/* From now on the task is lost when the request of L goes. */
+void weft_guests_link_task(weft_guest_task *self, lua_State *L);
+void weft_guests_unlink_task(weft_guest_task *self);
+/* Adds functions to the host's table on top of the stack. */
+void weft_open_guest_tasks(struct weft_state *state, lua_State *L);
+
 /* ---- for the shims, and for who serves the loop ---- */
 
 /* What a blocking C function returns first when its caller has to wait for the guest whose number

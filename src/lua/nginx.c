@@ -490,6 +490,7 @@ void weft_open_nginx(weft_state *state, lua_State *L) {
   make_meeting(L);
   weft_nginx_push_host(L);
   weft_register(L, state, functions);
+  weft_open_guest_tasks(state, L);
   lua_setfield(L, -2, "host");
 }
 

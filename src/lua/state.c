@@ -163,15 +163,16 @@ static const char fixed_guest_shim[] =
     "call = function(a, b) return settle(a, b, f(a, b)) end\n"
     "return call";
 static const char variadic_guest_shim[] =
-    "local f, finish, again, block, host = ...\n"
+    "local f, finish, again, block, host, spawn = ...\n"
     "local function call(a, ...)\n"
-    "  local r, s = f(a, ...)\n"
+    "  local r, s, t = f(a, ...)\n"
     "  if r == block then\n"
     "    local ok, err = host.wait(s)\n"
     "    if not ok then return nil, err end\n"
     "    r, s = finish(a, s)\n"
     "  end\n"
     "  if r == again then return call(a, ...) end\n"
+    "  if r == spawn then return host.spawn(s, t) end\n"
     "  return r, s\n"
     "end\n"
     "return call";
@@ -196,7 +197,8 @@ static void wrap_in_shim(lua_State *L, weft_state *state, int may_block) {
     push_finish(L, state, weft_guest_continue);
     lua_pushlightuserdata(L, (void *)&weft_block_token);
     weft_nginx_push_host(L);
-    lua_call(L, 5, 1);
+    lua_pushlightuserdata(L, (void *)&weft_spawn_token);
+    lua_call(L, 6, 1);
   } else {
     load_shim(L, is_variadic ? variadic_shim : fixed_shim);
     push_finish(L, state, weft_park_continue);
