@@ -363,7 +363,8 @@ describe("weft.model.openai", function()
 
     it("that miss something are bad", function()
       for _, body in ipairs({ "", "null", "[]", "5", "{}", '{"choices":[]}', '{"choices":[{"message":{}}]}',
-        '{"choices":[{"message":{"content":null}}]}', '{"choices":[null]}' }) do
+        '{"choices":[{"message":{"content":null}}]}', '{"choices":[null]}', '{"choices":[5]}', '{"choices":["x"]}',
+        '{"choices":[{"message":{"content":"x","tool_calls":[1]}}]}' }) do
         local answer, err = reply("200 OK", body)
         assert.is_nil(answer)
         assert.equal("bad_reply", err.kind)

@@ -205,25 +205,59 @@ describe("streams", function()
     assert.equal(TEXT, err.partial)
   end)
 
-  it("of a server that does not stream come as one part", function()
+  -- Asks a listener of this script's, which answers with these bytes.
+  local function ask_listener(kind, content_type, body)
     local listener = assert(socket.bind("127.0.0.1", 0))
     local _, port = listener:getsockname()
-    local m = weft.model.openai { base_url = "http://127.0.0.1:" .. port, model = "m" }
+    local m = weft.model[kind] { base_url = "http://127.0.0.1:" .. port, model = "m", retry = { attempts = 1 },
+      limits = { concurrency = 1 } }
     local group = weft.group()
     local task = group:go(function()
-      local stream = assert(m:stream { prompt = "x" })
+      local stream, err = m:stream { prompt = "x" }
+      if not stream then return { kind = err.kind, message = err.message } end
       local parts = {}
-      for text in stream:deltas() do parts[#parts + 1] = text end
-      return { parts = parts, text = stream:result().text, attempts = stream:result().attempts }
+      repeat
+        local delta
+        delta, err = stream:next()
+        parts[#parts + 1] = delta and delta.text
+      until not delta
+      local result = stream:result()
+      return { parts = parts, text = result and result.text, attempts = result and result.attempts, kind = err and err.kind }
     end)
     local client = assert(listener:accept())
     repeat local line = assert(client:receive "*l") until line == ""
-    local body = '{"choices":[{"message":{"content":"all at once"},"finish_reason":"stop"}]}'
-    client:send(("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"):format(#body, body))
-    assert.same({ parts = { "all at once" }, text = "all at once", attempts = 1 }, task:wait())
+    client:send(("HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s"):format(content_type, #body, body))
+    local outcome = task:wait()
     client:close()
     listener:close()
     group:close()
+    assert.equal(0, m:stats().in_flight)
+    return outcome
+  end
+
+  it("of a server that does not stream come as one part", function()
+    local body = '{"choices":[{"message":{"content":"all at once"},"finish_reason":"stop"}]}'
+    assert.same({ parts = { "all at once" }, text = "all at once", attempts = 1 },
+      ask_listener("openai", "application/json", body))
+  end)
+
+  it("with events of another shape are bad, or passed over", function()
+    local good = 'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
+    for _, event in ipairs {
+      'data: {"choices":[{"delta":{"tool_calls":[1]}}]}\n\n', "data: 5\n\n", "data: [1,\n\n",
+    } do
+      assert.same({ parts = { "a" }, kind = "bad_reply" }, ask_listener("openai", "text/event-stream", good .. event))
+      assert.equal("bad_reply", ask_listener("openai", "text/event-stream", event).kind)
+    end
+    for _, event in ipairs {
+      'data: {}\n\n', 'data: {"choices":5}\n\n', 'data: {"choices":[null]}\n\n', 'data: {"choices":[{"delta":7}],"usage":"x"}\n\n',
+      'data: {"choices":[{"delta":{"content":5,"tool_calls":null},"finish_reason":false}]}\n\n',
+    } do
+      assert.equal("a", ask_listener("openai", "text/event-stream", good .. event .. "data: [DONE]\n\n").text)
+    end
+    assert.equal("bad_reply", ask_listener("anthropic", "text/event-stream",
+      'data: {"type":"content_block_delta","delta":{"type":"input_json_delta","partial_json":"{"}}\n\n').kind)
+    assert.equal("bad_reply", ask_listener("ollama", "application/x-ndjson", '{"message":{"tool_calls":[1]}}\n').kind)
   end)
 
   it("with any line ends, comments, pings and a BOM are the same", function()

@@ -72,6 +72,11 @@ function call.headers(client, key)
   return copy
 end
 
+local function is_good(status)
+  return status >= 200 and status <= 299
+end
+call.is_good = is_good
+
 -- ---- accounts ----
 
 --- Completes a result: its usage, estimated when the server did not say it, and its cost.
@@ -94,7 +99,7 @@ end
 -- @treturn number tokens
 -- @treturn number usd
 function call.loss(client, this, err, bytes)
-  local was_refused = err and err.status and err.status >= 400
+  local was_refused = err and err.status and not is_good(err.status)
   if was_refused or err and err.sent == false then
     return 0, 0
   end
@@ -108,11 +113,6 @@ function call.loss(client, this, err, bytes)
 end
 
 -- ---- attempts ----
-
-local function is_good(status)
-  return status >= 200 and status <= 299
-end
-call.is_good = is_good
 
 --- Makes a result of a whole answer.
 -- @treturn[1] table
@@ -128,9 +128,9 @@ function call.read_answer(client, this, res)
   elseif type(reply.error) == "table" or type(reply.error) == "string" then
     return nil, errors.of_body(client, reply.error, "with status 200")
   end
-  local result, missing = this.read(reply)
-  if not result then
-    return nil, errors.bad_reply(client, missing, res.status)
+  local ok, result, missing = pcall(this.read, reply)
+  if not ok or not result then
+    return nil, errors.bad_reply(client, ok and missing or "the reply has an unknown shape", res.status)
   end
   result.raw = reply
   call.complete(client, this, result)
@@ -155,17 +155,27 @@ local function request_of(client, this, key, is_stream)
   return request
 end
 
--- Sends the request while its lease is held; cancelled, it gives back what it can.
-local function send(client, this, lease, key, is_stream)
-  local ok, res, err = pcall(http.request, request_of(client, this, key, is_stream))
+--- Sends the request. Internal.
+function call.send(client, this, key, is_stream)
+  local res, err = http.request(request_of(client, this, key, is_stream))
+  return res, err and errors.of_transport(client, err)
+end
+
+--- Calls fn(client, this, lease, key) with all that the call needs, which fn gives back; when it raises, as it does when
+-- the context is done, that is done here. Internal.
+function call.with_lease(client, this, fn, key)
+  local lease, refusal = limits.enter(client, this)
+  if not lease then
+    return nil, refusal
+  end
+  local ok, result, err = pcall(fn, client, this, lease, key)
   if not ok then
     local tokens, usd = call.loss(client, this, nil, 0)
     limits.leave(client, lease, "unknown", tokens, usd)
-    error(res, 0)
+    error(result, 0)
   end
-  return res, err and errors.of_transport(client, err)
+  return result, err
 end
-call.send = send
 
 --- Ends an attempt that failed.
 function call.fail(client, this, lease, err, bytes)
@@ -178,13 +188,9 @@ function call.succeed(client, lease, result)
   limits.leave(client, lease, "good", result.usage.total_tokens, result.cost or 0)
 end
 
-local function attempt(client, this, key)
-  local lease, err = limits.enter(client, this)
-  if not lease then
-    return nil, err
-  end
-  local res, result
-  res, err = send(client, this, lease, key)
+local function attempt(client, this, lease, key)
+  local res, err = call.send(client, this, key)
+  local result
   if res then
     result, err = call.read_answer(client, this, res)
     limits.listen(client, res, err, this.tokens)
@@ -204,7 +210,7 @@ end
 -- @treturn[2] error
 function call.run(client, this)
   return span("model " .. client.model, retry.run, client.retry, function(number, key)
-    local result, err = attempt(client, this, key)
+    local result, err = call.with_lease(client, this, attempt, key)
     if result then
       result.attempts = number
     end

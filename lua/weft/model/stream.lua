@@ -72,7 +72,9 @@ local function take_in(self, name, text)
   if problem or name == "error" then
     return errors.of_body(self.client, problem or data, "in the stream")
   end
-  self.client.api.read_event(reader, data)
+  if not pcall(self.client.api.read_event, reader, data) then
+    return errors.bad_reply(self.client, "an event of the stream has an unknown shape")
+  end
 end
 
 local function truncated(self, cause)
@@ -270,22 +272,26 @@ local function new_inside(client, this, lease, res)
   }
 end
 
-local function open(client, this, lease, res)
-  if not call.is_good(res.status) or not is_stream(client, res) then
-    local ok, result, err = pcall(read_whole, client, this, lease, res)
-    if not ok then
-      limits.leave(client, lease, "unknown", call.loss(client, this, nil, 0))
-      error(result, 0)
-    elseif not result then
-      return nil, err
-    end
-    local self = new_inside(client, this, lease, res)
-    self.finished, self.first = result, { text = result.text, tool_calls = result.tool_calls }
-    return self
+local function open_whole(client, this, lease, res)
+  local result, err = read_whole(client, this, lease, res)
+  if not result then
+    return nil, err
+  end
+  local self = new_inside(client, this, lease, res)
+  self.finished, self.first = result, { text = result.text, tool_calls = result.tool_calls }
+  return self
+end
+
+local function attempt(client, this, lease, key)
+  local res, err = call.send(client, this, key, true)
+  if not res then
+    call.fail(client, this, lease, err, 0)
+    return nil, err
+  elseif not call.is_good(res.status) or not is_stream(client, res) then
+    return open_whole(client, this, lease, res)
   end
   limits.listen(client, res, nil, this.tokens)
   local self = new_inside(client, this, lease, res)
-  local err
   self.first, err = step(self)
   if err then
     return nil, err
@@ -294,25 +300,11 @@ local function open(client, this, lease, res)
   return self
 end
 
-local function attempt(client, this, key)
-  local lease, err = limits.enter(client, this)
-  if not lease then
-    return nil, err
-  end
-  local res
-  res, err = call.send(client, this, lease, key, true)
-  if not res then
-    call.fail(client, this, lease, err, 0)
-    return nil, err
-  end
-  return open(client, this, lease, res)
-end
-
 --- Asks for a stream, and waits for its first part: until then, and no longer, it is asked for again where that may
 -- help. Internal.
 function stream.open(client, this)
   local inside, err = span("model " .. client.model, retry.run, client.retry, function(number, key)
-    local self, failure = attempt(client, this, key)
+    local self, failure = call.with_lease(client, this, attempt, key)
     if self then
       self.attempts = number
       if self.finished then
