@@ -65,6 +65,34 @@ local scenarios = {
       error(err, 0)
     end
   end,
+  ["looking: tasks, dump, numbers"] = function()
+    local group = weft.group({ pool = weft.inline })
+    check(group:go("looks", function()
+      return #weft.tasks() + #weft.dump() + #weft.metrics() + weft.stats().states
+    end))
+    check(group:wait())
+    group:close()
+  end,
+  ["a trace with spans"] = function()
+    local path = os.tmpname()
+    local trace = check(weft.trace({ file = path }))
+    weft.span("span", function() end)
+    trace:stop()
+    os.remove(path)
+  end,
+  ["a deadlock under the virtual clock"] = function()
+    require("weft.testing").virtual_clock(function()
+      local channel = weft.channel()
+      local group = weft.group({ pool = weft.inline })
+      local started = group:go("stuck", function()
+        weft.sleep(1)
+        return (channel:recv())
+      end)
+      local ok, err = pcall(group.wait, group)
+      group:close()
+      check(not ok and err.kind == "deadlock" and started, err)
+    end)
+  end,
   ["tasks of weft.inline"] = function()
     local sum = 0
     check(weft.scope({ pool = weft.inline }, function(group)

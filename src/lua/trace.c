@@ -20,7 +20,8 @@ enum { NAME_MOST = WEFT_TRACE_NAME - 12 };
 /* "name", or "file:line", and the index. */
 static void name_task(const weft_fiber *fiber, char *text) {
   const weft_task *task = fiber->task;
-  const char *name = task->name ? task->name : fiber->where ? fiber->where : "task";
+  const char *where = fiber->is_local || !fiber->where ? "" : fiber->where;
+  const char *name = task->name ? task->name : *where ? where : "inner task";
   size_t length = strlen(name);
   if (!task->name && length > NAME_MOST) /* of a place the end tells more */
     name += length - NAME_MOST;
