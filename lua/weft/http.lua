@@ -82,7 +82,7 @@ end
 --   (default: in the same file, not encrypted)
 -- @tparam[opt] string|boolean given.proxy a URL, for every host; false: none (default: the environment's http_proxy,
 --   https_proxy, all_proxy and no_proxy, read once)
--- @tparam[opt=true] boolean given.http2 over TLS, where the server offers it
+-- @tparam[opt=true] boolean given.http2 over TLS, where the server offers it; never for streams
 -- @tparam[opt=false] table|boolean given.retry options of @{weft.retry}: failures and answers that may pass are tried
 --   again. What the server may have acted on already is not, unless the method is idempotent or there is an
 --   idempotency key. The last answer is the result, with `attempts`

@@ -18,8 +18,8 @@ local MAX_BODY = 64 * 1024 * 1024
 -- @type stream
 -- @field status number
 -- @field headers as those of @{response}
--- @field framing how the end of the body shows: "length", "chunked", "h2", "none" (there is no body), or "close":
---   then the server just closes the connection, and a body that was cut short looks whole
+-- @field framing how the end of the body shows: "length", "chunked", "none" (there is no body), or "close": then the
+--   server just closes the connection, and a body that was cut short looks whole
 local Stream = { __name = "weft.http stream" }
 Stream.__index = Stream
 Stream.__weft_advice = "a response that is still read belongs to its task; read it there, and send what it brings"
