@@ -119,6 +119,36 @@ describe("weft.model.openai", function()
     end)
   end)
 
+  it("lets own headers go before the usual ones", function()
+    local server = start()
+    assert(model(server, { api_key = KEY, headers = { authorization = "Other", ["content-type"] = "application/json; v=1" } })
+      :chat({ prompt = "x" }))
+    local sent = server:requests()[1].headers
+    assert.equal("Other", sent.authorization)
+    assert.equal("application/json; v=1", sent["content-type"])
+  end)
+
+  it("calls its functions with the script's own variables", function()
+    local server = start({ faults = { { status = 503, times = 2 } } })
+    local seen = {}
+    local m = model(server, { retry = { base = 0, on_retry = function(err) seen[#seen + 1] = err.status end } })
+    assert(m:chat({ prompt = "x" }))
+    assert.same({ 503, 503 }, seen)
+    -- a task would have a copy of them, and is refused
+    local group = weft.group()
+    local refused = raised(function() group:go(function() return m:chat({ prompt = "x" }) end) end)
+    group:close()
+    assert.match("writes into the captured table 'seen'", tostring(refused))
+    -- those that only read cross, with the model
+    local limit = 2
+    m = model(server, { retry = { base = 0, attempts = 9, retry_if = function(err) return #tostring(err) > limit and nil end } })
+    server:fault({ status = 503 })
+    group = weft.group()
+    group:go(function() return m:chat({ prompt = "y" }).attempts end)
+    assert.equal(2, assert(group:wait())[1])
+    group:close()
+  end)
+
   it("takes the base URL of Anthropic with and without its version", function()
     local server = start({ api_key = KEY })
     for _, base in ipairs({ server.url, server.origin, server.origin .. "/" }) do

@@ -25,7 +25,7 @@ end
 
 --- What a model was made of. Internal.
 function base.settings(model)
-  return client_of.unpack(rawget(model, "handle"))
+  return client_of.unpack(rawget(model, "handle"), rawget(model, "functions"))
 end
 
 function Model.__newindex()
@@ -340,7 +340,8 @@ end
 -- @tparam string kind "openai", "anthropic" or "ollama"
 -- @tparam table given
 function base.new(kind, given)
-  return setmetatable({ handle = client_of.new(kind, given) }, Model)
+  local handle, functions = client_of.new(kind, given)
+  return setmetatable({ handle = handle, functions = functions }, Model)
 end
 
 -- ---- models made of models ----

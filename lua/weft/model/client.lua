@@ -130,11 +130,19 @@ local function secrets_of(given, query)
   return redact.forms(secrets)
 end
 
+-- Own headers go before those of the API, in whatever case they are written.
 local function headers_of(api, given)
-  local headers = api.headers(given.api_key)
-  headers["Content-Type"] = "application/json"
+  local headers, own = {}, {}
   for name, value in pairs(given.headers or {}) do
     headers[name] = value
+    own[name:lower()] = true
+  end
+  local usual = api.headers(given.api_key)
+  usual["Content-Type"] = "application/json"
+  for name, value in pairs(usual) do
+    if not own[name:lower()] then
+      headers[name] = value
+    end
   end
   return headers
 end
@@ -171,22 +179,34 @@ local function attach(self)
   return self
 end
 
+-- The settings with functions, which belong to the model that was captured or made here, and not to the handle.
+local function with_functions(self, functions)
+  local policy = { on_retry = functions.on_retry, retry_if = functions.retry_if }
+  for name, value in pairs(self.retry) do
+    policy[name] = value
+  end
+  return setmetatable({ retry = policy, on_warn = functions.on_warn }, { __index = self })
+end
+
 --- The settings that a handle stands for.
 -- @tparam dict handle
+-- @tparam ?table functions of @{client.new}
 -- @treturn table
-function client.unpack(handle)
+function client.unpack(handle, functions)
   local self = unpacked[handle]
   if not self then
     self = attach(handle:get("settings"))
     unpacked[handle] = self
   end
-  return self
+  return functions and with_functions(self, functions) or self
 end
 
 --- Makes the settings, for the public function `weft.model.KIND`.
 -- @tparam string kind "openai", "anthropic" or "ollama"
 -- @tparam table given
 -- @treturn dict a handle
+-- @treturn ?table the functions among them: they cross with the model, if at all, and share their captured variables
+--   with the script in the state that made them
 function client.new(kind, given)
   local what, api = "weft.model." .. kind, require(apis[kind])
   check_new(what, given)
@@ -202,6 +222,8 @@ function client.new(kind, given)
   if (given.retry or {}).budget == nil then
     policy.budget = retry.retry_budget()
   end
+  local functions = { on_warn = given.on_warn, on_retry = policy.on_retry, retry_if = policy.retry_if }
+  policy.on_retry, policy.retry_if = nil, nil
   local self = {
     kind = kind,
     model = given.model,
@@ -217,7 +239,6 @@ function client.new(kind, given)
     retry = policy,
     limits = limits.new(what, given, USER - 1),
     budget = given.budget,
-    on_warn = given.on_warn,
     prices = given.prices,
     cache = given.cache,
     flights = given.coalesce and core.singleflight() or nil,
@@ -225,7 +246,8 @@ function client.new(kind, given)
   self.price = price_or_advice(what, self, USER - 1)
   local handle = core.dict()
   handle:set("settings", self)
-  return handle
+  local has_any = given.on_warn or functions.on_retry or functions.retry_if
+  return handle, has_any and functions or nil
 end
 
 --- The settings for one call, maybe of another model.
