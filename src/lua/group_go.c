@@ -181,6 +181,14 @@ static int start_guest(weft_group_body *group, lua_State *L, const call *call, i
   return 3;
 }
 
+/* What was not started for its context's sake has failed with it: wait says so, though nobody
+ * looked at what go returned. The error is on top of the stack. */
+static void note_refusal(weft_group_body *group, lua_State *L) {
+  weft_error *error = weft_to_core_error(group->state, L, lua_gettop(L));
+  weft_group_fail(group->core, error);
+  weft_error_release(error);
+}
+
 /* 1 and nil, cause on the stack when the context is done. */
 static int is_refused(weft_group_body *group, lua_State *L) {
   if (group->state->scheduler.guests && !weft_guests_may_start(&group->state->scheduler, L)) {
@@ -196,6 +204,7 @@ static int is_refused(weft_group_body *group, lua_State *L) {
   weft_push_context_error(group->state, L, error, cause);
   weft_error_release(error);
   weft_error_release(cause);
+  note_refusal(group, L);
   return 1;
 }
 
@@ -303,7 +312,8 @@ static int start(weft_group_body *group, lua_State *L, const call *call, const w
  * @tparam function fn called as fn(ctx, ...) on a native thread, with copies of what it captures
  * @param ... arguments, copied
  * @treturn[1] task
- * @treturn[2] nil once the group is cancelled, or when no thread can be started
+ * @treturn[2] nil once the group is cancelled, which wait then reports too; or when no thread can
+ * be started
  * @treturn[2] error the cause
  * @raise what cannot be sent, with its path; a captured variable that the task assigns
  */

@@ -72,18 +72,17 @@ static int push_outcome(weft_group_body *group, lua_State *L) {
   if (!first && !failed)
     return 1;
   weft_push_group_field(L, 1, WEFT_GROUP_ERRORS);
-  if (first && !group->core->is_collecting) {
-    lua_pushnil(L);
-    lua_insert(L, results);
-    push_first_error(group, L, results + 2, first);
-    weft_error_release(first);
-    lua_replace(L, results + 1);
-    lua_settop(L, results + 1);
-    return 2;
-  }
+  int is_joined = group->core ? group->core->is_collecting && failed : !first;
+  if (is_joined)
+    push_joined(group, L, results + 1, failed);
+  else
+    push_first_error(group, L, results + 1, first);
   weft_error_release(first);
-  push_joined(group, L, results + 1, failed);
   lua_replace(L, results + 1);
+  if (!is_joined && !group->core->is_collecting) {
+    lua_pushnil(L);
+    lua_replace(L, results);
+  }
   lua_settop(L, results + 1);
   return 2;
 }
@@ -114,8 +113,8 @@ void weft_describe_group(const weft_park *park, char *text, size_t size) {
   snprintf(text, size, "%u task%s to go", running, running == 1 ? "" : "s");
 }
 
-static const weft_park_op wait_op = {"group:wait", finish_wait, NULL, weft_leave_group_park,
-                                     abandon_wait, 0, weft_describe_group};
+static const weft_park_op wait_op = {
+    "group:wait", finish_wait, NULL, weft_leave_group_park, abandon_wait, 0, weft_describe_group};
 
 /*** Waits until every task has ended.
  * @function group:wait
@@ -167,8 +166,8 @@ int weft_park_for_progress(lua_State *L, const weft_park_op *op, weft_group_body
 static int next_completed(lua_State *L);
 
 static const weft_park_op completed_op = {
-    "group:completed", weft_finish_progress, next_completed, weft_leave_group_park,
-    NULL, WEFT_PARK_STEPS, weft_describe_group};
+    "group:completed", weft_finish_progress, next_completed, weft_leave_group_park, NULL,
+    WEFT_PARK_STEPS,   weft_describe_group};
 
 /* Pushes task, value, error. */
 static int push_completed(weft_group_body *group, lua_State *L) {
