@@ -233,6 +233,90 @@ static void test_bad_gzip(void) {
   expect_bad_gzip("X-Nothing", 0, NULL); /* nothing shows it: the framing is "close" */
 }
 
+/* ---- all of it at once: framings, compression and pauses by chance ---- */
+
+enum { CHANCES = 150, BODY = 700000 };
+
+typedef struct answer_plan {
+  const char *body; /* as it is sent */
+  size_t size;
+  int framing; /* 0: length, 1: chunked, 2: close */
+  uint64_t seed;
+  uint8_t is_packed;
+} answer_plan;
+
+static uint64_t chance(uint64_t *seed, uint64_t below) {
+  *seed = *seed * 6364136223846793005u + 1442695040888963407u;
+  return (*seed >> 33) % below;
+}
+
+static void *answer_as_planned(void *arg) {
+  answer_plan *plan = arg;
+  connection c = {.fd = accept_request()};
+  dprintf(c.fd, "HTTP/1.1 200 OK\r\n%s", plan->is_packed ? "Content-Encoding: gzip\r\n" : "");
+  if (plan->framing == 0)
+    dprintf(c.fd, "Content-Length: %zu\r\n", plan->size);
+  send_text(c.fd, plan->framing == 1 ? "Transfer-Encoding: chunked\r\n\r\n" : "\r\n");
+  for (size_t at = 0; at < plan->size;) {
+    size_t piece = 1 + chance(&plan->seed, 40000);
+    piece = piece < plan->size - at ? piece : plan->size - at;
+    if (plan->framing == 1)
+      dprintf(c.fd, "%zx\r\n", piece);
+    send_all(&c, plan->body + at, piece);
+    if (plan->framing == 1)
+      send_text(c.fd, "\r\n");
+    at += piece;
+  }
+  if (plan->framing == 1)
+    send_text(c.fd, "0\r\n\r\n");
+  close(c.fd);
+  return NULL;
+}
+
+static int run_by_chance(uint64_t seed, answer_plan *plan, const char *body) {
+  weft_http_request request = stream_request(1 + chance(&seed, 100000));
+  weft_http_text bytes;
+  pthread_t thread;
+  size_t total = 0;
+  int is_same = 1;
+  request.decompress = 1;
+  plan->framing = (int)chance(&seed, 3);
+  plan->seed = seed;
+  pthread_create(&thread, NULL, answer_as_planned, plan);
+  weft_http_transfer *transfer = start(&request);
+  while (read_some(transfer, &bytes) == WEFT_OK) {
+    is_same &= total + bytes.size <= BODY && memcmp(body + total, bytes.bytes, bytes.size) == 0;
+    total += bytes.size;
+    if (chance(&seed, 4) == 0)
+      usleep((useconds_t)chance(&seed, 2000));
+  }
+  pthread_join(thread, NULL);
+  int is_good = is_same && total == BODY && !weft_http_error(transfer);
+  if (!is_good)
+    printf("# framing %d, packed %d, %zu bytes, %s\n", plan->framing, plan->is_packed, total,
+           weft_http_error(transfer) ? weft_error_message(weft_http_error(transfer)) : "no error");
+  weft_http_transfer_release(transfer);
+  return is_good;
+}
+
+static void test_chances(void) {
+  char *body = malloc(BODY), *packed;
+  uint64_t seed = 7;
+  int good = 0;
+  for (size_t i = 0; i < BODY; i++) /* of parts that pack well and parts that do not */
+    body[i] = (char)(i / 50000 % 2 ? 'x' : chance(&seed, 256));
+  size_t size = gzip(body, BODY, &packed);
+  for (int i = 0; i < CHANCES; i++) {
+    answer_plan plan = {.is_packed = i % 2};
+    plan.body = plan.is_packed ? packed : body;
+    plan.size = plan.is_packed ? size : BODY;
+    good += run_by_chance((uint64_t)i, &plan, body);
+  }
+  check(good == CHANCES, "%d of %d bodies by chance", good, CHANCES);
+  free(body);
+  free(packed);
+}
+
 /* The body of a redirect that is followed is not the stream's. */
 static void test_redirect(void) {
   weft_http_request request = stream_request(0);
@@ -270,6 +354,7 @@ static void tests(void) {
   test_bomb();
   test_bad_gzip();
   test_redirect();
+  test_chances();
   close(listener);
 }
 
