@@ -178,10 +178,15 @@ local again = { network = true, server = true, rate_limit = true, timeout = true
 
 -- ---- the matrix ----
 
+-- How long a call bears silence: what has begun may take its time.
+local function silence_of(entry)
+  return { idle = STALL_S, first_byte = not entry.partial and STALL_S or nil }
+end
+
 local function meet(entry, is_stream)
   for _, api in ipairs(APIS) do
     local server = start(entry.fault, ever)
-    local timeout = entry.slow and STALL_S or nil
+    local timeout = entry.slow and silence_of(entry) or nil
     local results = ask_three(server, api, is_stream, timeout, { attempts = entry.attempts or 1, base = 0 })
     server:close()
     check_neighbours(results)
