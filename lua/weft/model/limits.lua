@@ -65,14 +65,19 @@ end
 
 -- ---- what the server says about its limits ----
 
--- "1s", "6m0s", "20ms", "1h2m3.5s", a number of seconds, or a date; nil for anything else.
 local units = { ms = 0.001, s = 1, m = 60, h = 3600, d = 86400 }
 
+local function number_of(text)
+  local number = tonumber(text or "")
+  return number and number >= 0 and number < math.huge and number or nil
+end
+
+-- "1s", "6m0s", "20ms", "1h2m3.5s", a number of seconds, or a date; nil for anything else.
 local function reset_seconds(text, now)
   if type(text) ~= "string" then
     return nil
   elseif tonumber(text) then
-    return tonumber(text)
+    return number_of(text)
   end
   local date = dates.rfc3339(text)
   if date then
@@ -92,25 +97,38 @@ local function reset_seconds(text, now)
   return sum
 end
 
-local families = {
-  { "x-ratelimit-%s-requests", "x-ratelimit-%s-tokens" },
-  { "anthropic-ratelimit-requests-%s", "anthropic-ratelimit-tokens-%s" },
-  { nil, "anthropic-ratelimit-input-tokens-%s" },
-  { nil, "anthropic-ratelimit-output-tokens-%s" },
+local function names_of(pattern)
+  return { remaining = pattern:format("remaining"), reset = pattern:format("reset"), limit = pattern:format("limit") }
+end
+
+local of_requests = { names_of("x-ratelimit-%s-requests"), names_of("anthropic-ratelimit-requests-%s") }
+local of_tokens = {
+  names_of("x-ratelimit-%s-tokens"),
+  names_of("anthropic-ratelimit-tokens-%s"),
+  names_of("anthropic-ratelimit-input-tokens-%s"),
+  names_of("anthropic-ratelimit-output-tokens-%s"),
 }
 
 -- A bucket that is empty fills within `reset` seconds: how long until it holds `wanted`.
-local function wait_for(headers, pattern, wanted, now)
-  local remaining = tonumber(headers[pattern:format "remaining"] or "")
-  local reset = reset_seconds(headers[pattern:format "reset"], now)
-  if not remaining or not reset or remaining >= wanted then
+local function wait_for(headers, names, wanted, now)
+  local remaining = number_of(headers[names.remaining])
+  if not remaining or remaining >= wanted then
     return 0
   end
-  local limit = tonumber(headers[pattern:format "limit"] or "")
-  if limit and limit > 0 then
+  local reset = reset_seconds(headers[names.reset], now)
+  local limit = number_of(headers[names.limit])
+  if reset and limit and limit > 0 then
     return reset * math.min(1, (wanted - remaining) / limit)
   end
-  return reset
+  return reset or 0
+end
+
+local function longest_wait(headers, families, wanted, now)
+  local longest = 0
+  for _, names in ipairs(families) do
+    longest = math.max(longest, wait_for(headers, names, wanted, now))
+  end
+  return longest
 end
 
 --- How long a client should wait before its next request, as far as the headers `x-ratelimit-…` and
@@ -120,13 +138,8 @@ end
 -- @tparam[opt] number now seconds since 1970
 -- @treturn number seconds; 0 when there is room, or nothing is said
 function limits.wait_of(headers, tokens, now)
-  local longest = 0
   now = now or os.time()
-  for _, family in ipairs(families) do
-    local by_requests = family[1] and wait_for(headers, family[1], 1, now) or 0
-    longest = math.max(longest, by_requests, wait_for(headers, family[2], tokens, now))
-  end
-  return longest
+  return math.max(longest_wait(headers, of_requests, 1, now), longest_wait(headers, of_tokens, tokens, now))
 end
 
 --- After an answer: one pause for the whole client, when the server asks for it.
