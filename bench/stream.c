@@ -126,7 +126,7 @@ static void measure_parser(void) {
   size_t size;
   printf("parser, one core, medians of %d:\n", PARSER_ROUNDS);
   char *text = repeated(delta, &size);
-  measure("chat deltas (270 bytes), in pieces of 4 KiB", parse, text, size, 4096);
+  measure("chat deltas (247 bytes), in pieces of 4 KiB", parse, text, size, 4096);
   measure("the same, in pieces of 100 bytes", parse, text, size, 100);
   measure("the same, byte by byte", parse, text, size, 1);
   free(text);
