@@ -384,6 +384,7 @@ int weft_guest_wait(weft_state *state, lua_State *L, weft_park *park) {
   weft_scheduler *scheduler = &state->scheduler;
   weft_guests *guests = scheduler->guests;
   weft_guest *guest = (weft_guest *)park;
+  guest->fiber.co = L;
   guests->spare = NULL; /* the next call takes one, where it may raise */
   guests->waiting++;
   guest->request = find_request(guests, guests->loop->request_of(L));
@@ -453,6 +454,13 @@ void weft_guests_abandon(weft_scheduler *scheduler, const void *object) {
     if (guest->fiber.state == WEFT_FIBER_PARKED && guest->fiber.park.object == object)
       abandon(guest);
   }
+}
+
+void weft_guests_each(weft_scheduler *scheduler, void (*visit)(weft_fiber *, void *), void *arg) {
+  weft_guests *guests = scheduler->guests;
+  for (uint32_t i = 0; i < guests->count; i++)
+    if (guests->all[i]->fiber.state == WEFT_FIBER_PARKED)
+      visit(&guests->all[i]->fiber, arg);
 }
 
 uint32_t weft_guests_waiting(weft_scheduler *scheduler) {

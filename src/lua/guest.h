@@ -93,6 +93,8 @@ uint32_t weft_guests_take(weft_scheduler *scheduler);
 int weft_guest_withdraw(weft_scheduler *scheduler, uint32_t number);
 /* For one that was woken and whose coroutine is gone. */
 void weft_guest_drop(weft_scheduler *scheduler, uint32_t number);
+/* Those that are parked; `co` is the coroutine that waits. */
+void weft_guests_each(weft_scheduler *scheduler, void (*visit)(weft_fiber *, void *arg), void *arg);
 /* How many are parked, or woken and have not gone on. */
 uint32_t weft_guests_waiting(weft_scheduler *scheduler);
 /* From now on the inbox is also unparked when the last of them has gone. */

@@ -11,6 +11,7 @@
 #include "clock.h"
 #include "errors.h"
 #include "fibers.h"
+#include "guest.h"
 #include "mem.h"
 #include "pool.h"
 #include "roster.h"
@@ -248,16 +249,17 @@ static void see_fiber(weft_fiber *fiber, void *arg) {
   add_stack(album->L, sight, fiber->co, is_new ? NOT_YET : fiber->co == album->L);
 }
 
-static void see_script(album *album) {
-  weft_fiber *script = &album->scheduler->main;
-  if (script->state != WEFT_FIBER_PARKED)
-    return;
+static void see_caller(album *album, weft_fiber *caller, uint8_t what) {
   weft_sight *sight = add_sight(album, "parked");
   if (!sight)
     return;
-  sight->is_script = 1;
-  describe_park(sight, &script->park);
-  add_stack(album->L, sight, script->co, 0);
+  sight->is_script = what;
+  describe_park(sight, &caller->park);
+  add_stack(album->L, sight, caller->co, 0);
+}
+
+static void see_request(weft_fiber *guest, void *arg) {
+  see_caller(arg, guest, WEFT_SIGHT_REQUEST);
 }
 
 static void see_queued(weft_task *task, void *arg) {
@@ -278,7 +280,10 @@ static void look(album *album) {
   album->now_ns = weft_clock_coarse_ns();
   if (scheduler->is_closing)
     return;
-  see_script(album);
+  if (scheduler->main.state == WEFT_FIBER_PARKED)
+    see_caller(album, &scheduler->main, WEFT_SIGHT_SCRIPT);
+  if (scheduler->guests)
+    weft_guests_each(scheduler, see_request, album);
   weft_scheduler_each(scheduler, see_fiber, album);
   if (scheduler->worker)
     weft_worker_each_queued(scheduler->worker, see_queued, album);

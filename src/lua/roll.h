@@ -27,11 +27,12 @@ struct weft_sight {
   uint32_t tasks;        /* of a busy thread: how many it has */
   char object[64];       /* what it waits for; "" when there is nothing to tell */
   char pool[16];         /* "" for weft.inline and scripts */
-  uint8_t is_script;     /* whoever called from outside of all tasks */
+  uint8_t is_script;     /* whoever called from outside of all tasks: SCRIPT or REQUEST */
   const void *task;      /* which one it is; never followed */
   uint8_t has_answered;  /* while the roll is called */
 };
 
+enum { WEFT_SIGHT_TASK, WEFT_SIGHT_SCRIPT, WEFT_SIGHT_REQUEST }; /* is_script */
 enum { WEFT_ROLL_WAIT_MS = 250, WEFT_ROLL_LOOP_WAIT_MS = 20, WEFT_ROLL_QUEUED_MOST = 1000 };
 
 /* Everything that was seen, oldest first within a thread; NULL: nothing, or no memory. `self` is

@@ -47,7 +47,7 @@ static void add_indented(weft_buf *text, const char *lines, const char *indent) 
 /* "task 3 'fetch' (x.lua:10)", "the script", "thread 2 of pool 'weft'" */
 static void add_who(weft_buf *text, const weft_sight *sight) {
   if (sight->is_script)
-    add(text, "the script");
+    add(text, sight->is_script == WEFT_SIGHT_SCRIPT ? "the script" : "a request");
   else if (!sight->index && sight->thread)
     add(text, "thread %u of pool '%s'", sight->thread, sight->pool);
   else if (!sight->index)
@@ -125,7 +125,8 @@ static void set_count(lua_State *L, const char *field, uint32_t count) {
 static void push_sight(lua_State *L, const weft_sight *sight) {
   int is_task = sight->index != 0;
   lua_createtable(L, 0, 12);
-  set_text(L, "name", sight->is_script ? "script" : sight->name);
+  static const char *const callers[] = {NULL, "script", "request"};
+  set_text(L, "name", sight->is_script ? callers[sight->is_script] : sight->name);
   set_count(L, "index", sight->index);
   set_text(L, "state", sight->state);
   set_text(L, "waits_for", sight->waits_for);
@@ -166,9 +167,12 @@ static weft_sight *call_roll(lua_State *L) {
  *   ("inline" for tasks of this state), `thread`, and, where there is such a thing, `index`,
  * `name`, `age` (seconds since it started), `waits_for` (the call that it is parked in), `object`
  * (what that waits for), `started` (file:line of its function), `where` (file:line that it is at),
- *   `traceback`. A script that is blocked in a call of weft has the name "script" and no index.
- * @usage for _, task in ipairs(weft.tasks()) do print(task.name, task.state, task.waits_for,
- * task.where) end
+ *   `traceback`. A script that is blocked in a call of weft has the name "script" and no index;
+ *   in nginx the requests that wait are called "request", and a call takes 20 ms at most
+ * @usage
+ * for _, task in ipairs(weft.tasks()) do
+ *   print(task.name, task.state, task.waits_for, task.where)
+ * end
  */
 static int tasks(lua_State *L) {
   weft_sight *sights = call_roll(L);
