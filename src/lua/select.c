@@ -444,11 +444,12 @@ static int wait_for_choice(lua_State *L) {
 /*** Waits for one of several operations, with Go's rules: of those that can go on, one is chosen by
  * chance; a recv from a closed channel goes on with nil and false.
  *
- * Each case is a table: `{ recv = channel }`, `{ send = channel, value = v }` or `{ done = context
- * }`. A channel that is nil or false makes a case that never goes on, so cases can be switched off;
- * so does false in place of the table. Options stand beside the cases: `timeout` in seconds;
- * `default = true` does not wait; `prefer = "order"` takes the first case that can go on instead of
- * leaving it to chance.
+ * Each case is a table: `{ recv = ch }`, `{ send = ch, value = v }`, `{ done = ctx }`, or
+ * `{ acquire = semaphore, k = 1 }`, which holds k of the semaphore when it is chosen. A channel,
+ * context or semaphore that is nil or false makes a case that never goes on, so cases can be
+ * switched off; so does false in place of the table. Options stand beside the cases: `timeout` in
+ * seconds; `default = true` does not wait; `prefer = "order"` takes the first case that can go on
+ * instead of leaving it to chance.
  *
  * When the caller's context is done, the call raises, unless a case waits for that context or one
  * above it: then that case is returned. Without any case that can go on, and without a timeout, it
@@ -456,10 +457,10 @@ static int wait_for_choice(lua_State *L) {
  * @function select
  * @tparam table cases
  * @treturn[1] integer the index of the case
- * @return[1] the value received; nil for a send; for a context its error; nil for a semaphore, or
+ * @return[1] the value received; nil for a send; for a context its error; for a semaphore nil, or
  * an error of kind "too_large"
- * @treturn[1] boolean true; false when a recv's channel is closed and empty, or a full channel has
- * dropped what was sent
+ * @treturn[1] boolean true; false when a recv's channel is closed and empty, a full channel has
+ *   dropped what was sent, or the semaphore is smaller than k
  * @treturn[2] string "timeout": nothing happened in time
  * @treturn[3] string "default": nothing can go on now
  * @raise an error of kind "closed" when the chosen case sends to a closed channel; bad argument;
