@@ -150,6 +150,15 @@ describe("hedge", function()
     models.eventually(models.counter(server, "abandoned"), 1)
   end)
 
+  it("asks again although equal calls share their answers", function()
+    local server = slow_server()
+    local m = named(server, "a", { coalesce = true, cache = weft.cache() })
+    local twice = weft.model.hedge { m, after = 0.01 }
+    assert.equal(2, assert(twice:chat { prompt = "x" }).winner)
+    assert.equal(2, server:stats().requests)
+    assert.is_true(assert(twice:chat { prompt = "x" }).cached)
+  end)
+
   it("asks another model", function()
     local server = slow_server(-1)
     local result = assert(weft.model.hedge { named(server, "a"), named(server, "b"), after = 0.01 }:chat { prompt = "x" })

@@ -431,6 +431,15 @@ describe("shared answers", function()
     assert.equal(4, server:stats().requests)
   end)
 
+  it("are asked for anew when that is wanted", function()
+    local server = models.server { reply = { "first", "second" } }
+    local m = models.openai(server, { cache = weft.cache() })
+    assert.equal("first", assert(ask(m)).text)
+    assert.equal("second", assert(ask(m, "x", { fresh = true })).text)
+    assert.equal("second", assert(ask(m)).text)
+    assert.equal(2, server:stats().requests)
+  end)
+
   it("are never failures", function()
     local server = models.server { faults = { { status = 400 } } }
     local m = models.openai(server, { cache = weft.cache(), coalesce = true })

@@ -1,6 +1,7 @@
 /* test_budget.c: reservations never exceed the limit, whoever makes them. */
 #include "budget.h"
 #include "check.h"
+#include "mem.h"
 
 #include <pthread.h>
 
@@ -67,6 +68,12 @@ static void *block(void *arg) {
   return NULL;
 }
 
+static void without_memory_there_is_none(void) {
+  weft_mem_fail_at(1);
+  CHECK(weft_budget_new(1, 0) == NULL);
+  weft_mem_fail_at(0);
+}
+
 static void native_threads_block(void) {
   spender_thread self = {weft_budget_new(10, 0), weft_context_with_cancel(weft_background()), 0};
   pthread_t thread;
@@ -125,6 +132,7 @@ int main(void) {
   check_run("budget: amounts add up", amounts_add_up);
   check_run("budget: waiters are served in order, or rejected",
             waiters_are_served_in_order_or_rejected);
+  check_run("budget: without memory there is none", without_memory_there_is_none);
   check_run("budget: native threads block", native_threads_block);
   check_run("budget: threads never overspend", threads_never_overspend);
   return check_end();

@@ -1,6 +1,7 @@
 /* test_health.c: breaker, places and latencies, on a clock of the test's own. */
 #include "check.h"
 #include "health.h"
+#include "mem.h"
 
 enum { COOLDOWN = 100 };
 
@@ -116,6 +117,15 @@ static void quantiles_are_of_the_latest(void) {
   weft_handle_release(&health->handle);
 }
 
+static void without_memory_there_is_none(void) {
+  weft_semaphore *places = weft_semaphore_new(1);
+  weft_health_config config = {.places = places};
+  weft_mem_fail_at(1);
+  CHECK(weft_health_new(&config) == NULL);
+  weft_mem_fail_at(0);
+  weft_semaphore_release(places);
+}
+
 typedef struct caller {
   weft_health *health;
   weft_semaphore *places;
@@ -157,6 +167,7 @@ int main(void) {
   check_run("health: a lost probe gives way", a_lost_probe_gives_way);
   check_run("health: places grow and shrink", places_grow_and_shrink);
   check_run("health: quantiles are of the latest", quantiles_are_of_the_latest);
+  check_run("health: without memory there is none", without_memory_there_is_none);
   check_run("health: threads agree on the places", threads_agree_on_the_places);
   return check_end();
 }

@@ -59,6 +59,7 @@ local chat_fields = {
   tools = options.table,
   tool_choice = string_or_table,
   timeout = options.timeout,
+  fresh = options.boolean,
   extra = options.table,
 }
 
@@ -67,6 +68,7 @@ local embed_fields = {
   model = options.word,
   dimensions = options.count,
   timeout = options.timeout,
+  fresh = options.boolean,
   extra = options.table,
 }
 
@@ -145,7 +147,7 @@ local function chat_once(what, client, given, level)
   if not shared.is_on(client) then
     return call.run(client, this)
   end
-  return shared.run(client, shared.key(this.url, body), function()
+  return shared.run(client, shared.key(this.url, body), given.fresh, function()
     return call.run(client, this)
   end)
 end
@@ -238,6 +240,7 @@ end
 --   match, and returned as `data`
 -- @tparam[opt] table given.response_format such as `{ type = "json_object" }`, of OpenAI
 -- @tparam[opt] number|table given.timeout seconds for each attempt, as for weft.http.request
+-- @tparam[opt] boolean given.fresh asks also when the answer is in the cache, or an equal call is running
 -- @tparam[opt] table given.extra other fields of the request's body; they win over the ones above
 -- @treturn[1] table `text` ("" when the answer is a tool call or a refusal); `tool_calls`: a list of `{ id, name,
 --   arguments, text }`, or nil; `refusal`; `finish_reason`: "stop", "length", "tool_calls", "content_filter"; `usage`:
@@ -288,6 +291,7 @@ end
 -- @tparam[opt] string given.model default: the model's own
 -- @tparam[opt] integer given.dimensions of each vector, where the model can choose
 -- @tparam[opt] number|table given.timeout seconds for each attempt
+-- @tparam[opt] boolean given.fresh as for @{model:chat}
 -- @tparam[opt] table given.extra other fields of the request's body
 -- @treturn[1] table `vectors`: a list of numbers for each input, in their order; `usage`, `estimated`, `cost`,
 --   `model`, `attempts`, `cached`, `shared`, `raw` as for @{model:chat}
@@ -314,7 +318,7 @@ function Model:embed(given)
   if not shared.is_on(client) then
     return call.run(client, this)
   end
-  return shared.run(client, shared.key(this.url, body), function()
+  return shared.run(client, shared.key(this.url, body), given.fresh, function()
     return call.run(client, this)
   end)
 end

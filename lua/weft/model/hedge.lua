@@ -147,10 +147,20 @@ local function mark(race, winner, result)
   return result
 end
 
+-- The second request must not share the answer of the first.
+local function fresh(given)
+  local copy = {}
+  for name, value in pairs(given) do
+    copy[name] = value
+  end
+  copy.fresh = true
+  return copy
+end
+
 local function ask(self, method, given)
   local winner, race = run_race(self, "whole", function(race, i)
     local member = member_of(self, i)
-    race.outcomes[i] = { member[method](member, given) }
+    race.outcomes[i] = { member[method](member, i == 1 and given or fresh(given)) }
     race.news:send(i)
   end)
   if not winner then

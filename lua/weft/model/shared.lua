@@ -53,8 +53,14 @@ end
 --- Runs a call, unless its answer is known or on its way. A failure is not kept.
 -- @tparam table client
 -- @tparam string key
+-- @tparam ?boolean is_fresh runs it in any case; the answer is kept all the same
 -- @tparam function fn returns a result, or nil and an error
-function shared.run(client, key, fn)
+function shared.run(client, key, is_fresh, fn)
+  if is_fresh then
+    local result, err = fn()
+    remember(client, key, result)
+    return result, err
+  end
   local known = client.cache and client.cache:get(key)
   if known then
     return free_copy(known, "cached")
