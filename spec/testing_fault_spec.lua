@@ -355,6 +355,16 @@ describe("faults of weft.testing.model_server:", function()
         assert.is_true(response.body:find(("a"):rep(1000000), 1, true) ~= nil)
         assert.is_table(json.decode(response.body))
       end
+      for _, api in ipairs(apis) do
+        local response = unpacked(api, true, { gzip_bomb = 100000 })
+        local longest = 0
+        for line in response.body:gmatch("[^\n]+") do
+          local text = line:match("^data: (.*)") or line
+          longest = math.max(longest, #text)
+          assert.is_true(text == "[DONE]" or line:match("^event: ") ~= nil or json.decode(text) ~= nil)
+        end
+        assert.is_true(longest > 100000)
+      end
       local server = start({ faults = { { gzip_bomb = 50 * 1024 * 1024 } } })
       local size = tonumber(ask(server, "openai").headers["content-length"])
       assert.is_true(size < 52000)

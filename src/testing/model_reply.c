@@ -106,20 +106,37 @@ static void send_elsewhere(making *m) {
   m->answer->body.size = 0;
 }
 
+/* What stands around the run of letters in a bomb, by family; plain, and as one event of a stream.
+ */
+static const char *const bombs[][2][2] = {
+    [WEFT_MODEL_OPENAI] =
+        {{"{\"object\":\"chat.completion\",\"choices\":[{\"index\":0,\"finish_reason\":\"stop\","
+          "\"message\":{\"role\":\"assistant\",\"content\":\"",
+          "\"}}]}"},
+         {"data: {\"object\":\"chat.completion.chunk\",\"choices\":[{\"index\":0,"
+          "\"finish_reason\":\"stop\",\"delta\":{\"content\":\"",
+          "\"}}]}\n\ndata: [DONE]\n\n"}},
+    [WEFT_MODEL_ANTHROPIC] =
+        {{"{\"type\":\"message\",\"role\":\"assistant\",\"stop_reason\":\"end_turn\","
+          "\"usage\":{\"input_tokens\":1,\"output_tokens\":1},"
+          "\"content\":[{\"type\":\"text\",\"text\":\"",
+          "\"}]}"},
+         {"event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,"
+          "\"delta\":{\"type\":\"text_delta\",\"text\":\"",
+          "\"}}\n\nevent: message_stop\ndata: {\"type\":\"message_stop\"}\n\n"}},
+    [WEFT_MODEL_OLLAMA] = {{"{\"done\":true,\"done_reason\":\"stop\","
+                            "\"message\":{\"role\":\"assistant\",\"content\":\"",
+                            "\"}}"},
+                           {"{\"done\":true,\"done_reason\":\"stop\","
+                            "\"message\":{\"role\":\"assistant\",\"content\":\"",
+                            "\"}}\n"}},
+};
+
 static void send_bomb(making *m) {
-  static const char *const befores[] = {
-      "{\"object\":\"chat.completion\",\"choices\":[{\"index\":0,\"finish_reason\":\"stop\","
-      "\"message\":{\"role\":\"assistant\",\"content\":\"",
-      "{\"type\":\"message\",\"role\":\"assistant\",\"stop_reason\":\"end_turn\","
-      "\"usage\":{\"input_tokens\":1,\"output_tokens\":1},"
-      "\"content\":[{\"type\":\"text\",\"text\":\"",
-      "{\"done\":true,\"done_reason\":\"stop\",\"message\":{\"role\":\"assistant\",\"content\":\"",
-  };
-  static const char *const afters[] = {"\"}}]}", "\"}]}", "\"}}"};
-  weft_model_family family = m->turn->ask.family;
+  const char *const *around = bombs[m->turn->ask.family][m->answer->streams];
   m->answer->streams = false;
   m->answer->body.size = 0;
-  weft_gzip_bomb(befores[family], m->fault.bomb, afters[family], &m->body);
+  weft_gzip_bomb(around[0], m->fault.bomb, around[1], &m->body);
 }
 
 /* Sets where and how the answer breaks. */
