@@ -1,6 +1,6 @@
 /* select.c: trying, or queueing at, several channels and semaphores under all of their locks.
  *
- * Owns nothing. The blocked thread enters. Invariants: the channels' locks are held together from
+ * Owns nothing. The blocked thread enters. Invariants: their locks are held together from
  * the first try to the last waiter's queueing; done contexts, which stay done, come after.
  *
  * Lock order: channels' and semaphores' locks in the order of the locks' addresses. Waits are woken
