@@ -7,7 +7,7 @@
 #include "buf.h"
 #include "http.h"
 #include "objects.h"
-#include "roll.h"
+#include "sight.h"
 #include "state.h"
 
 #include <dirent.h>

@@ -253,7 +253,7 @@ static int dump_on_sigquit(lua_State *L) {
  * @tparam string source of one of them
  */
 static int set_own_folder(lua_State *L) {
-  weft_roll_set_own_folder(luaL_checkstring(L, 1));
+  weft_set_own_folder(luaL_checkstring(L, 1));
   return 0;
 }
 

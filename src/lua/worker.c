@@ -15,7 +15,7 @@
 #include "names.h"
 #include "nginx.h"
 #include "outcome.h"
-#include "roll.h"
+#include "sight.h"
 #include "slab.h"
 #include "state.h"
 #include "value.h"
