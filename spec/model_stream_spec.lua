@@ -205,6 +205,21 @@ describe("streams", function()
     assert.equal(TEXT, err.partial)
   end)
 
+  it("that are cut after the answer was finished are whole", function()
+    local styles = { openai = { {}, { done = false } }, anthropic = { {}, { done = false } }, ollama = { {} } }
+    for _, fault in ipairs { { truncate = "end" }, { reset = "end" } } do
+      for kind, list in pairs(styles) do
+        for _, style in ipairs(list) do
+          local server = models.server { faults = { fault }, stream = style }
+          local stream = assert(models.make(kind, server):stream { prompt = PROMPT })
+          assert.equal(TEXT, assert(stream:result()).text)
+          assert.equal(1, server:stats().requests)
+          models.stop()
+        end
+      end
+    end
+  end)
+
   -- Asks a listener of this script's, which answers with these bytes.
   local function ask_listener(kind, content_type, body)
     local listener = assert(socket.bind("127.0.0.1", 0))

@@ -87,10 +87,12 @@ local function read_delta(self)
   local reader, next_piece = self.reader, sources[self.client.api.stream_format]
   while not reader.is_done do
     local name, text, err = next_piece(self)
-    if err then
+    if not name and reader.finish_reason then
+      return nil -- however the connection ended: the answer had
+    elseif err then
       return nil, reader.size > 0 and truncated(self, err) or errors.of_transport(self.client, err)
     elseif not name then
-      return nil, not reader.finish_reason and truncated(self) or nil
+      return nil, truncated(self)
     end
     err = take_in(self, name, text)
     if err then
