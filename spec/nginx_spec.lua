@@ -106,6 +106,7 @@ describe("weft in nginx", function()
           local _, err = pcall(require("weft").all, { function() return request end })
           ngx.say(tostring(err))
         } }
+        location /signal { content_by_lua_block { ngx.say(select(2, pcall(require("weft").signal_context, "TERM"))) } }
         location /gsub { content_by_lua_block {
           local weft = require "weft"
           ngx.say(tostring(select(2, pcall(string.gsub, "x", "x", function() weft.sleep(1) end))))
@@ -117,6 +118,7 @@ describe("weft in nginx", function()
     assert.matches("upvalue 'inside'%.ctx: .*ngx%.ctx", body_of "/ctx")
     assert.matches("upvalue 'request'.*cdata", body_of "/cdata")
     assert.matches("would block inside a C call", body_of "/gsub")
+    assert.matches("signals are nginx's", body_of "/signal")
   end)
 
   it("runs tasks of weft.inline as light threads", function()
@@ -252,6 +254,32 @@ describe("weft in nginx", function()
     assert.matches("^3 7 false .*has started", body)
     assert.matches("bad argument 'nice' to weft.ngx.setup", body)
     assert.matches("bad option 'color' to weft.ngx.setup: known are folder, nice, threads", body)
+  end)
+
+  it("says so when nginx cannot be woken", function()
+    start {
+      http = "init_worker_by_lua_block { require('weft').ngx.setup { folder = '/nowhere/at/all' } }",
+      locations = [[
+        location /fails { content_by_lua_block {
+          local weft = require "weft"
+          local ok, err = weft.sleep(60)
+          local results, why = weft.all { function() weft.sleep(60) end }
+          ngx.say(tostring(ok), " ", err.kind, " ", tostring(err), " ", tostring(results), " ", why.kind)
+          local ch = weft.channel(1)
+          ch:send "not waiting"
+          ngx.say((ch:recv()))
+        } }
+      ]],
+    }
+    local body = body_of "/fails"
+    assert.matches("^nil nginx .*/nowhere/at/all: No such file or directory nil nginx\nnot waiting\n$", body)
+    nginx.await("nothing of it is left", function()
+      local stats = server:stats()
+      return stats.parked == 0 and stats.timers == 0 and stats.groups == 0
+    end)
+    local ended = server
+    server = nil
+    ended:stop("QUIT", { "callers that wait cannot be woken" })
   end)
 
   -- ---- contexts ----

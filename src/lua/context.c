@@ -323,6 +323,9 @@ static int signal_number(lua_State *L, int index) {
  */
 static int signal_context(lua_State *L) {
   int numbers[8], count = lua_gettop(L);
+  if (WEFT_STATE(L)->scheduler.guests)
+    return luaL_error(L, "weft.signal_context: signals are nginx's; a request's context, "
+                         "weft.current(), is cancelled when its worker shuts down");
   if (count == 0 || count > 8)
     weft_bad_argument(L, "weft.signal_context", "signal", "one to eight names such as INT", 1);
   for (int i = 1; i <= count; i++)
