@@ -138,7 +138,7 @@ run-lua/%: all $(BUILD)/forking.so
 	@mkdir -p $(BUILD)/logs; log=$(BUILD)/logs/$(notdir $*)$(WEFT_SHIP).log; \
 	  env $(RUN_LUA) $(PRELOAD) WEFT_SAN=$(SAN) timeout $(SPEC_TIMEOUT_S) $(TEST_WRAPPER) /usr/bin/$(LUA_BIN) spec/support/run.lua $* > $$log 2>&1 \
 	    || { cat $$log; echo "FAILED: $(LUA) $(WEFT_SHIP) $(SAN) $*"; exit 1; }; \
-	  printf '== %s\n%s\n' "$(LUA) $(WEFT_SHIP) $(SAN) $*" "$$(grep successes $$log)"
+	  printf '== %s\n%s\n' "$(LUA) $(WEFT_SHIP) $(SAN) $*" "$$(grep -E "^[0-9]+ success" $$log)"
 
 # ---- what the README names ----
 

@@ -203,6 +203,15 @@ describe("a context", function()
       assert.equal("early", ctx:cause().message)
     end)
 
+    it("tells nothing as nil, not as no value", function()
+      local ctx = weft.background():with_cancel()
+      assert.equal(1, select("#", ctx:err()))
+      assert.equal(1, select("#", ctx:cause()))
+      assert.equal(1, select("#", ctx:deadline()))
+      assert.equal(1, select("#", ctx:value "missing"))
+      ctx:cancel()
+    end)
+
     it("ends a sleep", function()
       local started, seconds = weft.channel(1), 0.001
       repeat

@@ -175,6 +175,21 @@ if os.getenv "WEFT_SAN" ~= "address" then -- its allocator's locks do not surviv
       assert.same({ out = "42\t42\t42\n", status = 0 }, ended)
     end)
 
+    it("has the default effect of signals that its parent listens to, which does not hear of them", function()
+      local ended = script.run(IN_CHILD .. [[
+        local ctx = weft.signal_context "TERM"
+        local child = forking.fork()
+        if child == 0 then
+          while true do forking.wait_for_signal() end
+        end
+        os.execute("kill -TERM " .. child)
+        print(forking.wait(child), ctx:err())
+        weft.sleep(0.05)
+        print(ctx:err())
+      ]])
+      assert.same({ out = "143\tnil\nnil\n", status = 0 }, ended)
+    end)
+
     it("is told that a group is its parent's, and leaves that alone", function()
       local ended = script.run(IN_CHILD .. [[
         local group, gate = weft.group(), weft.channel(1)

@@ -1,5 +1,5 @@
-/* forking.c: fork and waitpid for the specs, as a Lua module. Lua has neither, but programs that embed
- * it do fork. Owns nothing; entered by the spec's thread. */
+/* forking.c: fork and waitpid for the specs, as a Lua module. Lua has neither, but programs that
+ * embed it do fork. Owns nothing; entered by the spec's thread. */
 #include <lauxlib.h>
 #include <lua.h>
 #include <sys/wait.h>
@@ -24,6 +24,12 @@ static int l_wait(lua_State *L) {
   return 1;
 }
 
+static int l_wait_for_signal(lua_State *L) {
+  (void)L;
+  pause();
+  return 0;
+}
+
 /* Ends the child without what exit would run twice. */
 static int l_leave(lua_State *L) {
   _exit((int)luaL_checknumber(L, 1));
@@ -35,6 +41,8 @@ __attribute__((visibility("default"))) int luaopen_forking(lua_State *L) {
   lua_setfield(L, -2, "fork");
   lua_pushcfunction(L, l_wait);
   lua_setfield(L, -2, "wait");
+  lua_pushcfunction(L, l_wait_for_signal);
+  lua_setfield(L, -2, "wait_for_signal");
   lua_pushcfunction(L, l_leave);
   lua_setfield(L, -2, "leave");
   return 1;

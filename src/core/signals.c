@@ -1,8 +1,8 @@
 /* signals.c: from a signal's handler, through a pipe, to the I/O thread, which cancels contexts.
  *
- * Owns the pipe and the list of contexts that wait for signals. The handler runs on any thread and does
- * nothing but write a byte; the I/O thread reads; any thread adds. Invariant: a handler is installed for
- * a signal before its first context is returned.
+ * Owns the pipe and the list of contexts that wait for signals. The handler runs on any thread and
+ * does nothing but write a byte; the I/O thread reads; any thread adds. Invariant: a handler is
+ * installed for a signal before its first context is returned.
  *
  * Lock order: `lock`, then the I/O thread's; contexts are cancelled after unlocking.
  */
@@ -29,26 +29,32 @@ typedef struct subscription {
 } subscription;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static subscription *subscriptions; /* guarded by lock */
-static uint64_t installed;          /* guarded by lock */
-static uint32_t process_plus_one;   /* whose pipe it is; guarded by lock */
-static int pipe_out = -1;           /* guarded by lock; read by the I/O thread after the job was posted */
-static _Atomic int pipe_in = -1;    /* the handler's */
-static _Atomic uint64_t arrived;    /* signals that came once already */
-static _Atomic uint64_t listened;   /* signals that have a listener: no number of them ends the process */
+static subscription *subscriptions;       /* guarded by lock */
+static uint64_t installed;                /* guarded by lock */
+static _Atomic uint32_t process_plus_one; /* whose pipe it is; written under lock */
+static int pipe_out = -1; /* guarded by lock; read by the I/O thread after the job was posted */
+static _Atomic int pipe_in = -1; /* the handler's */
+static _Atomic uint64_t arrived; /* signals that came once already */
+static _Atomic uint64_t
+    listened; /* signals that have a listener: no number of them ends the process */
 static void (*_Atomic listeners[LARGEST_SIGNAL + 1])(void); /* each set once */
 
-/* Not held over a fork: its holder may wait for the I/O thread's lock. A list that was being changed
- * is whole again after one store. */
+/* Not held over a fork: its holder may wait for the I/O thread's lock. A list that was being
+ * changed is whole again after one store. */
 static __attribute__((constructor)) void renew_after_forks(void) {
   weft_process_renew_lock(&lock);
+}
+
+/* Not in the child of a fork, which has the parent's until it listens itself. */
+static int is_pipe_ours(void) {
+  return atomic_load(&process_plus_one) == weft_process_generation() + 1;
 }
 
 static void on_signal(int number) {
   int saved_errno = errno;
   uint64_t bit = (uint64_t)1 << (number - 1);
   int is_again = (atomic_fetch_or(&arrived, bit) & bit) && !(atomic_load(&listened) & bit);
-  if (is_again) {
+  if (is_again || !is_pipe_ours()) {
     signal(number, SIG_DFL);
     raise(number);
   } else {
@@ -110,7 +116,7 @@ static void start_watching(weft_io_job *job) {
 /* Makes the pipe and has the I/O thread read it, once a process. Called under lock. */
 static int open_pipe(void) {
   int ends[2];
-  if (process_plus_one == weft_process_generation() + 1)
+  if (is_pipe_ours())
     return 0;
   weft_io_job *watch = weft_calloc(1, sizeof *watch);
   if (!watch || weft_io_start() != 0 || pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0) {
@@ -119,7 +125,7 @@ static int open_pipe(void) {
   }
   pipe_out = ends[0];
   atomic_store(&pipe_in, ends[1]);
-  process_plus_one = weft_process_generation() + 1;
+  atomic_store(&process_plus_one, weft_process_generation() + 1);
   watch->run = start_watching;
   weft_io_post(watch);
   return 0;

@@ -181,7 +181,10 @@ static int value(lua_State *L) {
     return luaL_error(L, "not enough memory");
   const weft_buf *key = &state->writer.buf;
   weft_context *owner = weft_context_find(context, key->data, (uint32_t)key->size);
-  return owner ? weft_decode(state, L, &owner->value) : 0;
+  if (owner)
+    return weft_decode(state, L, &owner->value);
+  lua_pushnil(L);
+  return 1;
 }
 
 /*** Makes this context and all its descendants done before it returns. Only the first call counts.
@@ -204,9 +207,10 @@ static int close_context(lua_State *L) {
 }
 
 static int push_error_or_nil(lua_State *L, weft_error *error) {
-  if (!error)
-    return 0;
-  weft_push_core_error(WEFT_STATE(L), L, error);
+  if (error)
+    weft_push_core_error(WEFT_STATE(L), L, error);
+  else
+    lua_pushnil(L);
   weft_error_release(error);
   return 1;
 }
@@ -234,8 +238,9 @@ static int cause(lua_State *L) {
 static int deadline(lua_State *L) {
   uint64_t at_ns = weft_context_deadline_ns(check_self(L, "context:deadline"));
   if (at_ns == WEFT_NEVER_NS)
-    return 0;
-  lua_pushnumber(L, (double)at_ns / 1e9);
+    lua_pushnil(L);
+  else
+    lua_pushnumber(L, (double)at_ns / 1e9);
   return 1;
 }
 
