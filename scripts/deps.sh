@@ -3,18 +3,18 @@
 #
 # usage: scripts/deps.sh demo|test|bench|fuzz|demo-nginx|bench-nginx|bench-http
 #
-# Says nothing when there is nothing to do. Never removes a package. On a system without apt it names
+# Says nothing when there is nothing to do. Never removes a package, and leaves no service of nginx behind. On a system without apt it names
 # what is needed and leaves the rest to you.
 set -eu
 
 build="gcc libc6-dev make lua5.4 liblua5.4-dev libcurl4-openssl-dev ca-certificates lua-cjson"
 luajit="luajit2 libluajit2-5.1-dev"
-nginx="nginx libnginx-mod-http-lua wrk procps"
+nginx_lua="libnginx-mod-http-lua wrk procps"
 # Debian's luajit and luajit2 exclude each other; whichever is there stays. Only with luajit2 there is an nginx
 # with Lua; without it the specs of nginx are left out.
 if [ "$(dpkg-query -W -f '${db:Status-Status}' luajit 2>/dev/null || :)" = installed ]; then
   luajit="luajit libluajit-5.1-dev"
-  nginx=""
+  nginx_lua=""
 fi
 go=golang-go
 if command -v go >/dev/null; then
@@ -28,8 +28,8 @@ tests="valgrind nginx libssl-dev zlib1g-dev openssl curl lua-busted lua-check lu
 
 case "${1-}" in
   demo) needed="$build" ;;
-  test) needed="$build $luajit $nginx $tests" ;;
-  bench-nginx | demo-nginx) needed="$build $luajit $nginx curl" ;;
+  test) needed="$build $luajit $nginx_lua $tests" ;;
+  bench-nginx | demo-nginx) needed="$build $luajit nginx $nginx_lua curl" ;;
   bench-http) needed="$build $luajit $go nginx openssl lua-http" ;;
   bench) needed="$build $luajit $go lua-luv lua-cqueues" ;;
   fuzz) needed="$build clang libclang-rt-14-dev" ;;
@@ -62,17 +62,38 @@ fi
 
 echo "weft: installing$missing" >&2
 log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+policy=/usr/sbin/policy-rc.d # asked by Debian's packages before they start a service
+made_policy=""
+clean_up() {
+  rm -f "$log"
+  [ -z "$made_policy" ] || $as_root rm -f "$policy"
+}
+trap clean_up EXIT
 apt() {
   $as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq "$@" >"$log" 2>&1
 }
+# The specs start nginx themselves, as a child: nothing shall listen on port 80 for their sake.
+forbid_services() {
+  case "$missing " in *" nginx "*) ;; *) return 0 ;; esac
+  [ ! -e "$policy" ] || return 0
+  made_policy=yes
+  printf '#!/bin/sh\nexit 101\n' | $as_root tee "$policy" >/dev/null
+  $as_root chmod 755 "$policy"
+}
+forget_service() {
+  case "$missing " in *" nginx "*) ;; *) return 0 ;; esac
+  ! command -v systemctl >/dev/null || $as_root systemctl disable nginx >/dev/null 2>&1 || :
+}
+
 # The lists of packages may be old or missing, so a first failure is no reason to stop.
 # shellcheck disable=SC2086 # a list of words
 install() {
   apt install -y --no-install-recommends --no-remove $missing
 }
+forbid_services
 install || { apt update && install; } || {
   cat "$log" >&2
   echo "weft: the packages could not be installed:$missing" >&2
   exit 1
 }
+forget_service
