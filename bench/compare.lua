@@ -24,7 +24,10 @@ local function run(contender, benchmark, round)
       contender.figures[name][round] = tonumber(figure)
     end
   end
-  assert(pipe:close(), contender.name .. " failed")
+  if not pipe:close() then -- a peer may miss a round
+    assert(not contender.name:find "^weft", contender.name .. " failed")
+    io.stderr:write(("%s failed in a round of %s\n"):format(contender.name, benchmark))
+  end
 end
 
 local function median(list)
