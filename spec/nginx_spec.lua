@@ -317,6 +317,37 @@ describe("weft in nginx", function()
     assert.equal("nil deadline false deadline\nfalse canceled enough shielded\n", body_of "/deadline")
   end)
 
+  it("leaves nothing of a request to the next ones when it is used in the phase log", function()
+    start {
+      locations = [[
+        location /logs {
+          content_by_lua_block {
+            local weft = require "weft"
+            weft.sleep(0.001)
+            ngx.say(tostring((weft.current():err())), " ", tostring(weft.current() == weft.background()))
+          }
+          log_by_lua_block {
+            local weft = require "weft"
+            local g = weft.group()
+            g:go(function() return "logged" end)
+            g:cancel "the end"
+            seen = weft.current() == weft.background()
+          }
+        }
+        location /seen { content_by_lua_block { ngx.say(tostring(seen)) } }
+      ]],
+      init = 'require "weft" seen = nil',
+    }
+    for _ = 1, 5 do
+      assert.equal("nil false\n", body_of "/logs")
+    end
+    assert.equal("true\n", body_of "/seen")
+    nginx.await("nothing of them is left", function()
+      local stats = server:stats()
+      return stats.groups == 0 and stats.parked == 0
+    end)
+  end)
+
   -- ---- handlers that vanish ----
 
   local HANG = [[

@@ -88,10 +88,10 @@ static int is_one_of(const char *phase, const char *const *phases) {
   return 0;
 }
 
-/* Phases that work for no request have one that is not cleaned up. */
+/* Phases that work for no request have one that is not cleaned up; before "log" it has been. */
 static int watch_end(lua_State *L, const symbols *nginx, void *request, void (*ended)(void *),
                      void *arg) {
-  static const char *const without_end[] = {"init", "init_worker", "exit_worker", NULL};
+  static const char *const without_end[] = {"init", "init_worker", "exit_worker", "log", NULL};
   int has_end = !is_one_of(push_phase(L), without_end);
   lua_pop(L, 1);
   cleanup *entry = has_end && nginx->add_cleanup ? nginx->add_cleanup(request, 0) : NULL;
