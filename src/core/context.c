@@ -93,11 +93,7 @@ static void destroy(weft_handle *handle) {
     weft_parcel_clear(&context->value);
     pthread_mutex_destroy(&context->lock);
     weft_free(context);
-    context = NULL;
-    if (atomic_fetch_sub_explicit(&parent->handle.refs, 1, memory_order_acq_rel) == 1) {
-      atomic_fetch_sub_explicit(&weft_live.contexts, 1, memory_order_relaxed);
-      context = parent;
-    }
+    context = weft_handle_unref(&parent->handle) ? parent : NULL;
   }
 }
 

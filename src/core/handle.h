@@ -46,14 +46,20 @@ static inline int weft_handle_try_retain(weft_handle *handle) {
   return 0;
 }
 
+/* Gives one reference back: 1 when it was the last one, and the caller destroys the object. */
+static inline int weft_handle_unref(weft_handle *handle) {
+  if (atomic_fetch_sub_explicit(&handle->refs, 1, memory_order_acq_rel) != 1)
+    return 0;
+  atomic_fetch_sub_explicit(handle->type->live, 1, memory_order_relaxed);
+  if (weft_ledger_is_on())
+    weft_ledger_forget(handle);
+  return 1;
+}
+
 /* Gives one reference back; the last one destroys the object. */
 static inline void weft_handle_release(weft_handle *handle) {
-  if (atomic_fetch_sub_explicit(&handle->refs, 1, memory_order_acq_rel) == 1) {
-    atomic_fetch_sub_explicit(handle->type->live, 1, memory_order_relaxed);
-    if (weft_ledger_is_on())
-      weft_ledger_forget(handle);
+  if (weft_handle_unref(handle))
     handle->type->destroy(handle);
-  }
 }
 
 #endif
