@@ -282,6 +282,65 @@ describe("weft in nginx", function()
     ended:stop("QUIT", { "callers that wait cannot be woken" })
   end)
 
+  it("needs one pending timer, and ends with the worker even where no other is left", function()
+    start {
+      http = "lua_max_pending_timers 2; init_worker_by_lua_block { require 'weft' }",
+      locations = [[
+        location /sleep { content_by_lua_block {
+          if not taken then
+            local at = ngx.timer.at
+            ngx.timer.at = function(...) -- weft's first; then the last one is taken
+              ngx.timer.at = at
+              return at(...), ngx.timer.at(3600, function() end)
+            end
+          end
+          taken = true
+          local _, err = require("weft").sleep(0.001)
+          ngx.say(tostring(err))
+        } }
+      ]],
+      init = 'require "weft" taken = false',
+    }
+    assert.equal("nil\n", body_of "/sleep")
+    assert.equal("nil\n", body_of "/sleep")
+    local pid = server:stats().pid
+    server:signal "HUP"
+    nginx.await("the old worker has ended", function()
+      return server:workers()[1] ~= pid and #server:workers() == 1
+    end)
+  end)
+
+  it("says so when nginx starts no more timers, and goes on when it does", function()
+    start {
+      http = [[
+        lua_max_running_timers 2;
+        init_worker_by_lua_block {
+          failures = {}
+          for _ = 1, 2 do
+            ngx.timer.at(0, function()
+              local _, err = require("weft").sleep(60)
+              failures[#failures + 1] = err
+            end)
+          end
+        }
+      ]],
+      locations = [[
+        location /sleep { content_by_lua_block {
+          local _, err = require("weft").sleep(0.001)
+          ngx.say(tostring(err))
+        } }
+        location /failures { content_by_lua_block { ngx.say(#failures, " ", tostring(failures[1])) } }
+      ]],
+    }
+    nginx.await("a timer was turned away, and made room", function()
+      return body_of("/failures"):find "^[12] .*lua_max_running_timers"
+    end)
+    assert.equal("nil\n", body_of "/sleep")
+    local ended = server
+    server = nil
+    ended:stop("TERM", { "lua_max_running_timers are not enough" })
+  end)
+
   -- ---- contexts ----
 
   it("gives each request a context, which ends with it", function()

@@ -36,11 +36,13 @@ local M = {}
 
 local FOREVER = 2147483 -- seconds: what fits into nginx's milliseconds
 local TRIES = 3
+local AGAIN = 1 -- seconds until nginx is asked for the light thread again
 
 local folders = { "/tmp", "/dev/shm", "/var/tmp" }
 local semaphores = {} -- by the number of the guest; kept for the next one of that number
 local failures = {} -- why a guest was woken without its event
-local is_serving, is_watching_exit, lingers = false, false, nil
+local is_serving, is_end_known = false, false
+local asked_at -- when nginx was asked to start the light thread; nil once it has
 
 local function post(number)
   local waited = semaphores[number]
@@ -119,9 +121,25 @@ local function fail_all(why)
   end
 end
 
--- The light thread. While a worker that shuts down closes what is open, those who wait are cancelled and then
--- waited for once more.
-local function run()
+-- nginx runs far timers at once when a worker exits.
+local function watch_exit(is_exiting)
+  if is_exiting or not ngx.timer.at(FOREVER, watch_exit) then
+    host.end_when_idle()
+  end
+end
+
+-- A VM that stays keeps its connection until the worker exits. Any other, and one that cannot learn of the exit, gives
+-- it up whenever nobody waits.
+local function know_end()
+  if is_end_known then
+    return
+  end
+  is_end_known = true
+  watch_exit(not host.may_linger())
+end
+
+-- While a worker that shuts down closes what is open, those who wait are cancelled and then waited for once more.
+local function serve_or_fail()
   local ok, why = true, nil
   for _ = 1, TRIES do
     local is_fine
@@ -136,44 +154,48 @@ local function run()
       host.cancel_requests("the nginx worker is shutting down")
     end
   end
+  return ok or host.waiting() == 0, why
+end
+
+-- The light thread; asked for twice, it is here once.
+local function run()
+  if is_serving then
+    return
+  end
+  is_serving, asked_at = true, nil
+  know_end()
+  local ok, why = serve_or_fail()
   is_serving = false
-  if not ok and host.waiting() > 0 then
+  if not ok then
     fail_all(why)
     ngx.log(ngx.ERR, "weft: callers that wait cannot be woken: ", why)
   end
 end
 
-local function on_exit(is_exiting)
-  is_watching_exit = false
-  if is_exiting then
-    host.end_when_idle()
-  end
-end
-
--- A VM that stays keeps its connection until the worker exits: nginx then runs far timers at once. Any other
--- gives it up whenever nobody waits.
-local function watch_exit()
-  if lingers == nil then
-    lingers = host.may_linger()
-  end
-  if not lingers or ngx.worker.exiting() then
-    host.end_when_idle()
-    is_watching_exit = true
-  else
-    is_watching_exit = ngx.timer.at(FOREVER, on_exit) and true or false
-  end
-end
-
 local function ensure_served()
-  if not is_watching_exit then
-    watch_exit()
-  end
-  if is_serving then
+  if is_serving or asked_at and ngx.now() < asked_at + AGAIN then
     return true
   end
+  asked_at = ngx.now()
   local ok, err = ngx.timer.at(0, run)
-  is_serving = ok and true or false
+  if not ok then
+    asked_at = nil
+  end
   return ok, err
+end
+
+-- nginx drops a timer that is one too many, and says so in its log alone.
+local function wait_for(waited)
+  local ok, err
+  local tries = 0
+  repeat
+    ok, err = ensure_served()
+    if ok then
+      tries = is_serving and 0 or tries + 1
+      ok, err = waited:wait(is_serving and FOREVER or AGAIN)
+    end
+  until ok or err ~= "timeout" or tries == TRIES
+  return ok, err == "timeout" and "it does not start weft's timer; is lua_max_running_timers too low?" or err
 end
 
 -- Called by blocking functions: returns true once the guest is woken, or nil and an error.
@@ -183,12 +205,7 @@ function host.wait(number)
     waited = semaphore.new()
     semaphores[number] = waited
   end
-  local ok, err = ensure_served()
-  if ok then
-    repeat
-      ok, err = waited:wait(FOREVER)
-    until ok or err ~= "timeout"
-  end
+  local ok, err = wait_for(waited)
   local failure = failures[number]
   failures[number] = nil
   if ok and not failure then
