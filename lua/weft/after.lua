@@ -38,6 +38,9 @@ end
 -- @treturn function stop(): true when it kept fn from running
 -- @raise bad argument; what cannot be sent
 function M.after(ctx, fn)
+  if not core.is_context(ctx) then
+    check.fail("context:after", "self", "a weft context (call it with ':')", ctx)
+  end
   check.fn("context:after", "fn", fn)
   drop_finished()
   local started = core.channel(1)

@@ -1,5 +1,6 @@
 --- A bounded memory that tasks share: values by key, for a time.
 -- @module weft.cache
+local check = require "weft.check"
 local core = require "weft.core"
 local options = require "weft.options"
 
@@ -32,17 +33,28 @@ end
 -- In the dict stand values by "=" .. key, keys by the number of their slot, and how many slots were given away.
 local NEXT = "next"
 
+local function check_key(what, self, key)
+  if getmetatable(self) ~= Cache then
+    check.self(what, "cache", self, Cache)
+  elseif type(key) ~= "string" then
+    check.fail(what, "key", "a string", key)
+  end
+end
+
 --- A copy of the value under a key, or nil.
 -- @tparam string key
+-- @raise bad argument
 function Cache:get(key)
+  check_key("cache:get", self, key)
   return self.dict:get("=" .. key)
 end
 
 --- Keeps a copy of a value.
 -- @tparam string key
 -- @param value anything that can be sent; nil removes the entry
--- @raise what cannot be sent, with its path
+-- @raise bad argument; what cannot be sent, with its path
 function Cache:set(key, value)
+  check_key("cache:set", self, key)
   local dict, name = self.dict, "=" .. key
   local is_new = value ~= nil and dict:get(name) == nil
   dict:set(name, value)
@@ -58,6 +70,7 @@ end
 
 --- Forgets everything.
 function Cache:clear()
+  check.self("cache:clear", "cache", self, Cache)
   self.dict:clear()
 end
 

@@ -39,6 +39,13 @@ function check.count(what, name, value, least)
   end
 end
 
+--- The object of a method that is written in Lua, or "bad argument": most often a '.' that should be a ':'.
+function check.self(what, kind, value, metatable)
+  if getmetatable(value) ~= metatable then
+    error(("bad argument 'self' to %s: expected a %s (call it with ':'), got %s"):format(what, kind, type(value)), 3)
+  end
+end
+
 --- Options may only have known keys.
 function check.options(what, options, known)
   if options == nil then

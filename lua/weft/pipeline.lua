@@ -151,6 +151,7 @@ end
 -- @treturn function an iterator; err has `stage`, `index` and `cause`
 -- @raise bad argument
 function pipeline:stream(ctx, items, opts)
+  check.self("pipeline:stream", "pipeline", self, pipeline)
   ctx, items, opts = shift_context(ctx, items, opts)
   check.context("pipeline:stream", ctx)
   opts = check.options("pipeline:stream", opts, { limit = true, pool = true })
@@ -171,6 +172,7 @@ end
 -- @treturn[2] error the first failure; with `collect` all of them, joined, in the order of the items
 -- @raise bad argument; the error of the caller's own context once that is done
 function pipeline:run(ctx, items, opts)
+  check.self("pipeline:run", "pipeline", self, pipeline)
   ctx, items, opts = shift_context(ctx, items, opts)
   check.context("pipeline:run", ctx)
   opts = check.options("pipeline:run", opts, { limit = true, pool = true, collect = true })

@@ -8,14 +8,26 @@ progress.__index = progress
 
 local M = {}
 
+local function check_options(options)
+  local interval, label, stream = options.interval, options.label, options.stream
+  if interval ~= nil and not (type(interval) == "number" and interval >= 0) then
+    check.fail("weft.progress.new", "interval", "a number of seconds >= 0", interval)
+  elseif label ~= nil and type(label) ~= "string" then
+    check.fail("weft.progress.new", "label", "a string", label)
+  elseif stream ~= nil and type(stream) ~= "userdata" and type(stream) ~= "table" then
+    check.fail("weft.progress.new", "stream", "a file", stream)
+  end
+end
+
 --- Makes a progress line.
--- @tparam table options `total` (a count; unknown when nil), `label`, `stream` (default io.stderr),
+-- @tparam[opt] table options `total` (a count; unknown when nil), `label`, `stream` (default io.stderr),
 --   `interval` (seconds between two lines; default 0.1 on a terminal, 5 elsewhere)
 -- @treturn progress
 -- @raise bad argument or unknown option
 function M.new(options)
   options = check.options("weft.progress.new", options, { total = true, label = true, stream = true, interval = true })
   check.count("weft.progress.new", "total", options.total, 0)
+  check_options(options)
   local stream = options.stream or io.stderr
   local is_terminal = stream == io.stderr and (os.execute("test -t 2") == true or os.execute("test -t 2") == 0)
   return setmetatable({
@@ -35,6 +47,7 @@ end
 -- @function progress:line
 -- @treturn string
 function progress:line()
+  check.self("progress:line", "progress", self, progress)
   local elapsed = core.now() - self.started
   local parts = {
     self.label .. ":",
@@ -54,6 +67,7 @@ end
 -- @function progress:tick
 -- @param[opt] failed true when the item failed
 function progress:tick(failed)
+  check.self("progress:tick", "progress", self, progress)
   self.done_count = self.done_count + 1
   if failed then
     self.failed_count = self.failed_count + 1
@@ -68,6 +82,7 @@ end
 --- Ends the line.
 -- @function progress:finish
 function progress:finish()
+  check.self("progress:finish", "progress", self, progress)
   self.stream:write(self.is_terminal and "\r\27[K" or "", self:line(), "\n")
   self.stream:flush()
 end

@@ -20,6 +20,7 @@
 -- context: then the failure is returned at once.
 --
 -- @module weft.retry
+local check = require "weft.check"
 local core = require "weft.core"
 local dates = require "weft.dates"
 local options = require "weft.options"
@@ -104,7 +105,12 @@ end
 -- @tparam table headers by lower-case names, as an answer has them
 -- @tparam[opt] number now seconds since 1970; default: os.time()
 -- @treturn ?number seconds, or nil when it does not say
+-- @raise bad argument
 function retry.retry_after(headers, now)
+  check.table("weft.retry.retry_after", "headers", headers)
+  if now ~= nil and (type(now) ~= "number" or now ~= now) then
+    check.fail("weft.retry.retry_after", "now", "a number", now)
+  end
   local ms = number_of(headers["retry-after-ms"])
   if ms then
     return ms / 1000
@@ -195,6 +201,7 @@ end
 -- @function retry_budget:remaining
 -- @treturn number
 function Budget:remaining()
+  check.self("retry_budget:remaining", "retry budget", self, Budget)
   return self.tokens:remaining()
 end
 

@@ -46,6 +46,9 @@ end
 --   it ended; as @{group:go} when it could not be started
 -- @raise bad argument; what cannot be sent; when the caller's context is done: then the task is cancelled
 function M.start(group, name, fn, ...)
+  if type(group) ~= "table" or group.go_notifying == nil then
+    check.fail("group:start", "self", "a group (call it with ':')", group)
+  end
   local ready = core.channel(1)
   local task, err
   if type(name) == "string" then

@@ -9,6 +9,7 @@
 #include "objects.h"
 #include "state.h"
 
+#include <math.h>
 #include <string.h>
 
 static const char token_key; /* of the metatable of tokens in the registry */
@@ -197,6 +198,8 @@ static void default_number(lua_State *L, int index, const char *name, int otherw
     lua_replace(L, index);
   } else if (lua_type(L, index) != LUA_TNUMBER) {
     weft_bad_argument(L, "dict:incr", name, "a number", index);
+  } else if (isnan(lua_tonumber(L, index))) {
+    weft_bad_argument(L, "dict:incr", name, "a number that is not NaN", index);
   }
 }
 

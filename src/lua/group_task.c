@@ -208,8 +208,10 @@ static int error_of(lua_State *L) {
   uint32_t index;
   if (lua_type(L, 2) == LUA_TNUMBER)
     index = weft_check_count(L, 2, "group:error_of", "task", 1, WEFT_MAX_COUNT);
+  else if (luaL_testudata(L, 2, task_class))
+    index = ((lua_task *)lua_touserdata(L, 2))->index;
   else
-    index = ((lua_task *)luaL_checkudata(L, 2, task_class))->index;
+    return weft_bad_argument(L, "group:error_of", "task", "a task or its index", 2);
   weft_group_drain(group, L, 1);
   weft_push_group_field(L, 1, WEFT_GROUP_ERRORS);
   lua_rawgeti(L, -1, (int)index);

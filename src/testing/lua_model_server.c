@@ -27,7 +27,11 @@ typedef struct handle {
 /* The server ---------------------------------------------------------------------------------- */
 
 static handle *check_handle(lua_State *L) {
-  return luaL_checkudata(L, 1, server_type);
+  handle *h = luaL_testudata(L, 1, server_type);
+  if (!h)
+    luaL_error(L, "bad argument 'self' to a method of a model server: expected one, got %s",
+               luaL_typename(L, 1));
+  return h;
 }
 
 static weft_model_server *check_server(lua_State *L) {

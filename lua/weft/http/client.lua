@@ -5,6 +5,7 @@
 --
 -- @module weft.http
 local Response = require "weft.http.response"
+local check = require "weft.check"
 local core = require "weft.core"
 local options = require "weft.options"
 local requests = require "weft.http.request"
@@ -208,6 +209,7 @@ end
 -- @return as @{weft.http.request}
 -- @raise as @{weft.http.request}
 function Client:request(given)
+  check.self("client:request", "client", self, Client)
   local res, err = M.request(self, "client:request", given, 2)
   return res, err -- no tail call: errors of arguments name the caller's line
 end
@@ -215,6 +217,7 @@ end
 local function method_of(name, method)
   local what = "client:" .. name
   return function(self, url, given)
+    check.self(what, "client", self, Client)
     local res, err = M.call(self, what, method, url, given, 2)
     return res, err
   end

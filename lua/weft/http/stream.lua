@@ -1,6 +1,7 @@
 --- Answers that are read while they arrive: `stream = true` of @{weft.http.request}.
 --
 -- @module weft.http.stream
+local check = require "weft.check"
 local core = require "weft.core"
 local json = require "weft.json"
 local options = require "weft.options"
@@ -32,6 +33,9 @@ local loop_options = {
 -- For a method that was called from `level` 3.
 local function open(self, method, mode, given, level)
   local most
+  if getmetatable(self) ~= Stream then
+    options.refuse("stream:" .. method, "self", "a stream (call it with ':')", self, level or 3)
+  end
   if given ~= nil then
     options.check("stream:" .. method, given, loop_options[mode], level or 3)
     most = given.max_event or given.max_line
@@ -151,6 +155,7 @@ end
 --- Gives up what has not been read, and aborts the transfer unless it has ended. Allowed at any time, and
 -- more than once.
 function Stream:close()
+  check.self("stream:close", "stream", self, Stream)
   self._stream:close()
 end
 
@@ -158,6 +163,7 @@ end
 -- @treturn[1] table as `timings` of @{response}
 -- @treturn[2] nil while the body arrives
 function Stream:timings()
+  check.self("stream:timings", "stream", self, Stream)
   return self._stream:timings()
 end
 
