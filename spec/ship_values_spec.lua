@@ -63,6 +63,16 @@ describe("values that cross:", function()
     assert.equal(1, select("#", trip(nil)))
   end)
 
+  it("more arguments and results than a fresh stack has room for", function()
+    for _, n in ipairs { 12, 13, 19, 20, 40, 41, 60, 250, 5000 } do
+      local values = {}
+      for i = 1, n do
+        values[i] = i
+      end
+      assert.same({ n = n, unpack(values) }, pack(trip(unpack(values))))
+    end
+  end)
+
   it("booleans, numbers and strings are the same as arguments, results and captures", function()
     for _, value in ipairs { true, 0, 1, -1, 63, 64, 127, 128, 255, 1e15, 0.1, -2.5, 1e308, 5e-324, "", "x",
       ("long"):rep(1000) } do

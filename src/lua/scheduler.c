@@ -19,7 +19,10 @@
 #include "traced.h"
 #include "value.h"
 
-enum { MAX_IDLE = 1024 };
+enum {
+  MAX_IDLE = 1024,
+  FEW_ARGUMENTS = LUA_MINSTACK - 8 /* every stack has room for them */
+};
 
 /* ---- fibers ---- */
 
@@ -199,6 +202,8 @@ void weft_scheduler_start(weft_scheduler *scheduler, weft_task *task) {
   fiber->started_ns = weft_clock_coarse_ns();
   int count = unpack_task(scheduler, L, task);
   fiber->where = scheduler->state->ship.first_where;
+  if (count > FEW_ARGUMENTS && !lua_checkstack(fiber->co, count + 8))
+    luaL_error(L, "too many arguments"); /* fails the task, see weft_scheduler_drop_starting */
   lua_xmove(L, fiber->co, count);
   scheduler->starting = NULL;
   scheduler->starting_fiber = NULL;
