@@ -505,6 +505,44 @@ describe("weft in nginx", function()
     nginx.await("nothing of it is left", is_idle)
   end)
 
+  it("gives permits back that tasks, or handlers that were told, held for clients that have gone", function()
+    start {
+      http = [[
+        lua_check_client_abort on;
+        init_worker_by_lua_block { in_task = require("weft").semaphore(1) told = require("weft").semaphore(1) }
+      ]],
+      locations = [[
+        location /task { content_by_lua_block {
+          local gate = in_task
+          require("weft").all { function() gate:with(1, function() require("weft").sleep(60) end) end }
+        } }
+        location /told { content_by_lua_block {
+          local weft = require "weft"
+          weft.ngx.cancel_on_abort()
+          pcall(told.with, told, 1, function() weft.sleep(60) end)
+        } }
+        location /free { content_by_lua_block {
+          local free = 0
+          for _, gate in ipairs { in_task, told } do
+            if gate:try_acquire() then free = free + 1 gate:release() end
+          end
+          ngx.say(free)
+        } }
+      ]],
+    }
+    local clients = { server:connect "/task", server:connect "/told" }
+    nginx.await("both are held", function()
+      return body_of "/free" == "0\n"
+    end)
+    for _, client in ipairs(clients) do
+      client:close()
+    end
+    nginx.await("both are free", function()
+      return body_of "/free" == "2\n"
+    end)
+    nginx.await("nothing of them is left", is_idle)
+  end)
+
   -- ---- many ----
 
   it("lets a thousand requests wait at once", function()
