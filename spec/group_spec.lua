@@ -202,6 +202,24 @@ describe("a group", function()
       assert.equal("quota used up", err.message)
     end)
 
+    it("asks an object that was raised for its text", function()
+      local group = weft.group({ collect = true })
+      group:go(function()
+        error(setmetatable({}, { __tostring = function() return "the disk is full" end }))
+      end)
+      for _, refusal in ipairs { function() error("no text") end, function() return 5 end, function() coroutine.yield() end } do
+        group:go(function()
+          error(setmetatable({}, { __tostring = refusal }))
+        end)
+      end
+      local _, err = group:wait()
+      group:close()
+      assert.equal("the disk is full", err.errors[1].message)
+      for i = 2, 4 do
+        assert.equal("(a table was raised)", err.errors[i].message)
+      end
+    end)
+
     it("keeps kind and fields of an error of weft", function()
       local group = new_group()
       group:go(function()

@@ -144,7 +144,24 @@ int weft_is_error(weft_state *state, lua_State *L, int index) {
   return is_it;
 }
 
-/* Pushes one line about any value, without calling into the user's metamethods. */
+static int call_tostring(lua_State *L) {
+  return luaL_callmeta(L, 1, "__tostring");
+}
+
+/* Pushes what a table's own __tostring says; 0 when it has none, or that fails. */
+static int push_own_text(lua_State *L, int index) {
+  if (!luaL_getmetafield(L, index, "__tostring"))
+    return 0;
+  lua_pop(L, 1);
+  lua_pushcfunction(L, call_tostring);
+  lua_pushvalue(L, index);
+  if (lua_pcall(L, 1, 1, 0) == 0 && lua_type(L, -1) == LUA_TSTRING)
+    return 1;
+  lua_pop(L, 1);
+  return 0;
+}
+
+/* Pushes one line about any value that was raised. */
 static void push_description(lua_State *L, int index) {
   if (lua_type(L, index) == LUA_TSTRING || lua_type(L, index) == LUA_TNUMBER) {
     lua_pushvalue(L, index);
@@ -157,6 +174,8 @@ static void push_description(lua_State *L, int index) {
     if (lua_type(L, -1) == LUA_TSTRING)
       return;
     lua_pop(L, 1);
+    if (push_own_text(L, index))
+      return;
   }
   lua_pushfstring(L, "(a %s was raised)", luaL_typename(L, index));
 }
