@@ -25,6 +25,17 @@ local function trip(...)
   return unpack(values, 2, values.n)
 end
 
+-- What a function returns in a task.
+local function trip_results(fn)
+  local group = weft.group()
+  local values = pack(group:go(fn):wait())
+  group:close()
+  if values[1] == nil then
+    error(values[2], 0)
+  end
+  return unpack(values, 1, values.n)
+end
+
 -- One value as a capture, and back.
 local function trip_captured(value)
   local group = weft.group()
@@ -72,6 +83,21 @@ describe("values that cross:", function()
       assert.same({ n = n, unpack(values) }, pack(trip(unpack(values))))
     end
   end)
+
+  if is_54 then
+    it("an environment of one's own is captured; one with a metatable stands for the globals", function()
+      local own = load("return upper(word), _G == nil", "own", "t", { upper = string.upper, word = "a" })
+      assert.same({ n = 2, "A", true }, pack(trip_results(own)))
+      local sandbox = load("return type(print), word", "sandbox", "t", setmetatable({ word = "a" }, { __index = _G }))
+      assert.same({ n = 2, "function", nil }, pack(trip_results(sandbox)))
+      local writer = load("word = 'b'; other = 'c'", "writer", "t", { word = "a" })
+      assert.matches("a new key in a captured table is lost", message_of(trip_results, writer))
+      local group = weft.group()
+      local holder = load("return file", "holder", "t", { file = io.stdout })
+      assert.matches("upvalue '_ENV'.file: userdata FILE%* cannot be sent", message_of(group.go, group, holder))
+      group:close()
+    end)
+  end
 
   it("booleans, numbers and strings are the same as arguments, results and captures", function()
     for _, value in ipairs { true, 0, 1, -1, 63, 64, 127, 128, 255, 1e15, 0.1, -2.5, 1e308, 5e-324, "", "x",

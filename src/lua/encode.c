@@ -172,6 +172,21 @@ static void put_code(weft_encoder *e, weft_code *code) {
   }
 }
 
+/* 5.4: `local _ENV = { … }` is a captured table like any other. One with a metatable stands for the
+ * globals, which every state has of its own: sandboxes and test runners make such. */
+static int is_own_environment(lua_State *L, int index) {
+  if (lua_type(L, index) != LUA_TTABLE)
+    return !lua_isnil(L, index);
+  if (lua_getmetatable(L, index)) {
+    lua_pop(L, 1);
+    return 0;
+  }
+  weft_push_globals(L);
+  int is_own = !lua_rawequal(L, -1, index);
+  lua_pop(L, 1);
+  return is_own;
+}
+
 static void put_upvalues(weft_encoder *e, int index, const weft_code *code) {
   lua_State *L = e->L;
   int top = lua_gettop(L);
@@ -185,7 +200,7 @@ static void put_upvalues(weft_encoder *e, int index, const weft_code *code) {
   for (int i = 1; i <= code->upvalue_count; i++) {
     const char *name = lua_getupvalue(L, index, i);
     e->label = name && *name ? name : "?";
-    if (weft_ship_is_env(code, i))
+    if (weft_ship_is_env(code, i) && !is_own_environment(L, top + i))
       check(e, weft_buf_putc(e->out, WEFT_TAG_GLOBALS));
     else
       put_value(e, top + i);
