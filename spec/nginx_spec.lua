@@ -376,6 +376,34 @@ describe("weft in nginx", function()
     assert.equal("nil deadline false deadline\nfalse canceled enough shielded\n", body_of "/deadline")
   end)
 
+  it("leaves no context to the next light thread when one is killed", function()
+    start {
+      locations = [[ location /kill { content_by_lua_block {
+        local weft = require "weft"
+        local own, wrong = weft.current(), 0
+        for i = 1, 200 do
+          local killed = ngx.thread.spawn(function() weft.shield(60, weft.sleep, 60) end)
+          local inline = weft.group { pool = weft.inline }
+          inline:go(function() weft.sleep(60) end)
+          ngx.thread.kill(killed)
+          local next_one = ngx.thread.spawn(function() return weft.current() == own end)
+          local _, is_own = ngx.thread.wait(next_one)
+          wrong = wrong + (is_own and 0 or 1)
+          inline:cancel()
+          if i % 50 == 0 then collectgarbage() end
+        end
+        local is_inside
+        weft.shield(60, function() weft.sleep(0.001) is_inside = weft.current() ~= own end)
+        ngx.say(wrong, " ", tostring(weft.current() == own), " ", tostring(is_inside))
+      } } ]],
+    }
+    assert.equal("0 true true\n", body_of "/kill")
+    nginx.await("nothing of it is left", function()
+      local stats = server:stats()
+      return stats.parked == 0 and stats.timers == 0 and stats.groups == 0
+    end)
+  end)
+
   it("leaves nothing of a request to the next ones when it is used in the phase log", function()
     start {
       locations = [[

@@ -19,7 +19,8 @@ enum { REQUEST_BUCKETS = 256 };
 typedef struct override {
   struct override *next;
   lua_State *L;
-  weft_context *context; /* retained */
+  const void *entered_by; /* the function that leaves when it returns */
+  weft_context *context;  /* retained */
 } override;
 
 typedef struct request {
@@ -222,13 +223,39 @@ int weft_guests_may_start(weft_scheduler *scheduler, lua_State *L) {
   return scheduler->guests->loop->request_of(L) != NULL;
 }
 
+static const void *function_at(lua_State *L, int level) {
+  lua_Debug frame;
+  if (!lua_getstack(L, level, &frame))
+    return NULL;
+  lua_getinfo(L, "f", &frame);
+  const void *function = lua_topointer(L, -1);
+  lua_pop(L, 1);
+  return function;
+}
+
+/* A coroutine that was killed did not leave, and may since have been made another one. */
+static int is_entered(lua_State *L, const override *entry) {
+  const void *function;
+  for (int level = 0; (function = function_at(L, level)) != NULL; level++)
+    if (function == entry->entered_by)
+      return 1;
+  return 0;
+}
+
 weft_context *weft_guests_context(weft_scheduler *scheduler, lua_State *L) {
   request *found = request_of(scheduler, L);
   if (!found)
     return weft_background();
-  for (override *entry = found->overrides; entry; entry = entry->next)
-    if (entry->L == L)
+  for (override **link = &found->overrides, *entry; (entry = *link) != NULL;) {
+    if (entry->L == L && is_entered(L, entry))
       return entry->context;
+    if (entry->L == L) {
+      *link = entry->next;
+      drop_override(entry);
+    } else {
+      link = &entry->next;
+    }
+  }
   return found->context;
 }
 
@@ -237,7 +264,7 @@ int weft_guests_enter(weft_scheduler *scheduler, lua_State *L, weft_context *con
   override *entry = found ? weft_malloc(sizeof *entry) : NULL;
   if (!entry)
     return 0;
-  *entry = (override){found->overrides, L, weft_context_retain(context)};
+  *entry = (override){found->overrides, L, function_at(L, 1), weft_context_retain(context)};
   found->overrides = entry;
   return 1;
 }

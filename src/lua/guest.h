@@ -102,8 +102,8 @@ void weft_guests_end_when_idle(weft_scheduler *scheduler);
 int weft_guests_shall_end(weft_scheduler *scheduler);
 /* Cancels the context of every request. */
 void weft_guests_cancel_requests(weft_scheduler *scheduler, weft_error *cause);
-/* Until the next leave, L runs under `context` (retained). 0: no memory, or L works for no request.
- */
+/* Until the next leave, L runs under `context` (retained): for as long as the function lasts that
+ * has called the C function which runs. 0: no memory, or L works for no request. */
 int weft_guests_enter(weft_scheduler *scheduler, lua_State *L, weft_context *context);
 void weft_guests_leave(weft_scheduler *scheduler, lua_State *L);
 
