@@ -241,6 +241,18 @@ describe("misuse of every public function:", function()
     assert.same({}, found)
   end)
 
+  it("a task of another group has no error here", function()
+    local one, other = weft.group(), weft.group()
+    local task = other:go(nothing)
+    other:wait()
+    assert.is_nil(other:error_of(task))
+    local ok, err = pcall(one.error_of, one, task)
+    assert.is_false(ok)
+    assert.matches("bad argument 'task' to group:error_of: expected a task of this group", tostring(err))
+    one:close()
+    other:close()
+  end)
+
   it("a wrong option of a progress line is named", function()
     for name, values in pairs({ interval = { nan, -1, "x" }, label = { {}, 1 }, stream = { "x", 1 }, total = { nan, -1, "x" } }) do
       for _, value in ipairs(values) do

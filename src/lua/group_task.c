@@ -79,8 +79,8 @@ static int push_task_outcome(lua_State *L, int env, task_ref ref) {
 static int wait_task(lua_State *L);
 
 static const weft_park_op wait_task_op = {
-    "task:wait", weft_finish_progress, wait_task, weft_leave_group_park, NULL, 0,
-    weft_describe_group};
+    "task:wait", weft_finish_progress, wait_task, weft_leave_group_park, NULL,
+    0,           weft_describe_group};
 
 /*** Waits until this task has ended.
  * @function task:wait
@@ -206,12 +206,17 @@ static int forget(lua_State *L) {
 static int error_of(lua_State *L) {
   weft_group_body *group = weft_check_group(L, "group:error_of");
   uint32_t index;
-  if (lua_type(L, 2) == LUA_TNUMBER)
+  if (lua_type(L, 2) == LUA_TNUMBER) {
     index = weft_check_count(L, 2, "group:error_of", "task", 1, WEFT_MAX_COUNT);
-  else if (luaL_testudata(L, 2, task_class))
-    index = ((lua_task *)lua_touserdata(L, 2))->index;
-  else
-    return weft_bad_argument(L, "group:error_of", "task", "a task or its index", 2);
+  } else {
+    lua_task *task = luaL_testudata(L, 2, task_class);
+    if (task)
+      weft_get_uservalue(L, 2);
+    if (!task || !lua_rawequal(L, 1, -1))
+      return weft_bad_argument(L, "group:error_of", "task", "a task of this group, or its index",
+                               2);
+    index = task->index;
+  }
   weft_group_drain(group, L, 1);
   weft_push_group_field(L, 1, WEFT_GROUP_ERRORS);
   lua_rawgeti(L, -1, (int)index);
