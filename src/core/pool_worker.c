@@ -210,8 +210,12 @@ static weft_task *steal(weft_worker *worker) {
   uint32_t count = 0, places = atomic_load_explicit(&pool->places, memory_order_acquire);
   for (uint32_t i = 1; i < places && !count; i++)
     count = weft_ring_steal(&pool->workers[(worker->id + i) % places]->ring, stolen);
-  for (uint32_t i = 1; i < count; i++)
-    weft_ring_put(&worker->ring, stolen[i]); /* it is empty: there is room */
+  if (count > 1) {
+    pthread_mutex_lock(&pool->lock); /* else one that is about to sleep may see neither ring */
+    for (uint32_t i = 1; i < count; i++)
+      weft_ring_put(&worker->ring, stolen[i]); /* it is empty: there is room */
+    pthread_mutex_unlock(&pool->lock);
+  }
   return count ? stolen[0] : NULL;
 }
 
