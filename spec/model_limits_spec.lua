@@ -221,6 +221,17 @@ describe("money", function()
     assert.equal(60, server:stats().requests)
   end)
 
+  it("is asked for all the answers of a call", function()
+    local server = costly()
+    local budget = weft.budget { usd = 0.01 } -- an answer is 0.004 at worst, ten are 0.04
+    local m = models.openai(server, { budget = budget, prices = PRICES, max_tokens = 400 })
+    local result, err = ask(m, "x", { extra = { n = 10 } })
+    assert.is_nil(result)
+    assert.equal("skipped_budget", err.kind)
+    assert.equal(0, server:stats().requests)
+    assert(ask(m, "x"))
+  end)
+
   it("of an empty budget starts nothing", function()
     local server = costly()
     local m = models.openai(server, { budget = weft.budget { usd = 0 }, prices = PRICES })

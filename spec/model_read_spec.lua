@@ -106,6 +106,14 @@ describe("replies", function()
     end
   end)
 
+  it("have no usage when its counts are none, so that it is estimated", function()
+    local text = '{"choices":[{"message":{"content":"a"}}],"usage":{"prompt_tokens":%s,"completion_tokens":%s}}'
+    for _, counts in ipairs { { "null", "2" }, { "-1", "2" }, { "1", "1e300" }, { '"1"', "2" } } do
+      assert.is_nil(apis.openai.read_chat(json.decode(text:format(counts[1], counts[2]))).usage, counts[1])
+    end
+    assert.equal(3, apis.openai.read_chat(json.decode(text:format("1", "2"))).usage.total_tokens)
+  end)
+
   it("that miss something say what", function()
     for _, case in ipairs {
       { "openai", "{}" }, { "openai", '{"choices":[]}' }, { "openai", '{"choices":[{"message":{"content":null}}]}' },

@@ -41,6 +41,8 @@ describe("weft.retry", function()
 
     it("by the server's own word first", function()
       assert.is_true(retry.is_retried(err_of { status = 400, should_retry = true }))
+      assert.is_true(retry.is_retried(err_of { kind = "auth", status = 401, should_retry = true }))
+      assert.is_false(retry.is_retried(err_of { kind = "auth", status = 401 }))
       assert.is_false(retry.is_retried(err_of { status = 503, should_retry = false }))
       assert.is_true(retry.should_retry { ["x-should-retry"] = "true" })
       assert.is_false(retry.should_retry { ["x-should-retry"] = "false" })

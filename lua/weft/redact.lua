@@ -102,14 +102,23 @@ local function replace_named(text, lower, name)
   return table.concat(parts)
 end
 
---- A text without secrets.
+--- A text without the secrets that are known; all else stays as it is.
+-- @tparam table forms of @{redact.forms}
+-- @tparam string text
+-- @treturn string
+function redact.known(forms, text)
+  for _, form in ipairs(forms) do
+    text = replace_plain(text, form)
+  end
+  return text
+end
+
+--- A text without secrets: those that are known, and what stands behind the names of some.
 -- @tparam table forms of @{redact.forms}
 -- @tparam string text
 -- @treturn string
 function redact.text(forms, text)
-  for _, form in ipairs(forms) do
-    text = replace_plain(text, form)
-  end
+  text = redact.known(forms, text)
   for _, name in ipairs(names) do
     local lower = text:lower()
     if lower:find(name, 1, true) then

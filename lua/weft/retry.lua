@@ -8,7 +8,7 @@
 -- | failure | tried again |
 -- | --- | --- |
 -- | status 408, 409, 429, 500 and above | yes |
--- | a header `x-should-retry` (`err.should_retry`) | as it says |
+-- | a header `x-should-retry` (`err.should_retry`) | as it says, but for "quota" |
 -- | libcurl's codes 5, 6, 7, 16, 18, 28, 35, 52, 55, 56, 92, 95: name, connection, reset, cut short | yes |
 -- | certificates, any other code of libcurl, any other status | no |
 -- | kinds "quota", "auth", "request", "content", "invalid", "too_large", "skipped_budget", "breaker_open" | no |
@@ -41,6 +41,7 @@ local function set(list)
 end
 
 local retried_curl_codes = set { 5, 6, 7, 16, 18, 28, 35, 52, 55, 56, 92, 95 }
+local told_kinds = set { "auth", "request" } -- final, unless the server says that they are not
 local final_kinds = set {
   "quota",
   "auth",
@@ -73,7 +74,7 @@ end
 function retry.is_retried(err)
   if type(err) ~= "table" then
     return true
-  elseif final_kinds[err.kind] then
+  elseif final_kinds[err.kind] and not (told_kinds[err.kind] and err.should_retry == true) then
     return false
   elseif type(err.should_retry) == "boolean" then
     return err.should_retry

@@ -91,7 +91,7 @@ local function usage_of(usage)
     return nil
   end
   local cached, written = read.count(usage.cache_read_input_tokens), read.count(usage.cache_creation_input_tokens)
-  return read.usage(usage.input_tokens + cached + written, usage.output_tokens, cached, written)
+  return read.said_usage(usage.input_tokens + cached + written, usage.output_tokens, cached, written)
 end
 
 --- The result of a chat; or nil and what is missing.

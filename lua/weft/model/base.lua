@@ -278,8 +278,10 @@ end
 local function read_vectors(client, count)
   return function(reply)
     local vectors, usage, model = client.api.read_embed(reply)
-    if #vectors ~= count then
-      return nil, ("the reply has %d vectors for %d inputs"):format(#vectors, count)
+    for i = 1, math.max(count, #vectors) do
+      if i > count or type(vectors[i]) ~= "table" then
+        return nil, ("the reply has %d vectors for %d inputs"):format(i > count and #vectors or i - 1, count)
+      end
     end
     return { vectors = vectors, usage = usage, model = model }
   end

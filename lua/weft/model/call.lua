@@ -20,9 +20,16 @@ local WORST = 4096 -- tokens of an answer, for the budget, when the call sets no
 
 -- ---- making calls ----
 
+-- A number from 1 up, nil for anything else: `extra` may hold what it wants.
+local function count_of(value)
+  return type(value) == "number" and value >= 1 and value or nil
+end
+
+-- The tokens of an answer at most, if they are bounded, and the number of answers.
 local function bound_of(client, body)
   local options = type(body.options) == "table" and body.options or {}
-  return body.max_tokens or body.max_completion_tokens or options.num_predict or client.max_tokens
+  local bound = count_of(body.max_tokens) or count_of(body.max_completion_tokens) or count_of(options.num_predict)
+  return bound or client.max_tokens, count_of(body.n) or 1
 end
 
 -- A token has at least one byte, so this many there are at most.
@@ -42,8 +49,8 @@ function call.new(client, path, body, fields)
   if not text then
     error(("bad argument '%s' to %s: JSON cannot hold %s"):format(where:sub(2), fields.what, problem), fields.level + 1)
   end
-  local bound = bound_of(client, body)
-  local expected, worst = bound or EXPECTED, bound or WORST
+  local bound, answers = bound_of(client, body)
+  local expected, worst = answers * (bound or EXPECTED), answers * (bound or WORST)
   if fields.answers == false then
     expected, worst = 0, 0
   end

@@ -86,13 +86,19 @@ local function excerpt(client, problem)
   return text == "" and "" or ": " .. text
 end
 
+--- The same error with the text that came before it: what the model wrote, but for a key that it repeats.
+function errors.with_partial(client, err, text)
+  err.partial = text and redact.known(client.forms, text)
+  return err
+end
+
 --- An error that names the model, and holds no secret.
 function errors.new(client, kind, message, fields)
   local err = core.new_error(fields or {})
   err.kind = kind
   err.message = ("%s: %s"):format(client.label, redact.text(client.forms, message))
   err.cause = redact.value(client.forms, err.cause)
-  return err
+  return errors.with_partial(client, err, err.partial)
 end
 
 --- What a client does when its server answers with an error status.

@@ -44,7 +44,7 @@ local function usage_of(reply)
   if type(reply.eval_count) ~= "number" and type(reply.prompt_eval_count) ~= "number" then
     return nil
   end
-  return read.usage(reply.prompt_eval_count, reply.eval_count)
+  return read.said_usage(reply.prompt_eval_count or 0, reply.eval_count or 0)
 end
 
 local function tool_calls_of(list)
@@ -80,7 +80,7 @@ end
 --- The vectors, in the order of the input; or nil and what is missing.
 function ollama.read_embed(reply)
   local vectors = type(reply.embeddings) == "table" and reply.embeddings or {}
-  local usage = type(reply.prompt_eval_count) == "number" and read.usage(reply.prompt_eval_count, 0) or nil
+  local usage = read.said_usage(reply.prompt_eval_count, 0)
   return vectors, usage, read.text(reply.model)
 end
 

@@ -46,7 +46,7 @@ local function usage_of(usage)
     return nil
   end
   local details = type(usage.prompt_tokens_details) == "table" and usage.prompt_tokens_details or {}
-  return read.usage(usage.prompt_tokens, usage.completion_tokens, details.cached_tokens)
+  return read.said_usage(usage.prompt_tokens, usage.completion_tokens, details.cached_tokens)
 end
 
 local function tool_calls_of(list)
@@ -91,7 +91,7 @@ function openai.read_embed(reply)
     local at = type(item) == "table" and type(item.index) == "number" and item.index + 1 or i
     vectors[at] = type(item) == "table" and type(item.embedding) == "table" and item.embedding or nil
   end
-  local usage = type(reply.usage) == "table" and read.usage(reply.usage.prompt_tokens, 0) or nil
+  local usage = type(reply.usage) == "table" and read.said_usage(reply.usage.prompt_tokens, 0) or nil
   return vectors, usage, read.text(reply.model)
 end
 
@@ -105,12 +105,21 @@ local function add_calls(reader, list)
   end
 end
 
+-- Of several answers to one question the first, as in a whole reply.
+local function first_choice(choices)
+  for _, choice in ipairs(type(choices) == "table" and choices or {}) do
+    if type(choice) == "table" and (type(choice.index) ~= "number" or choice.index == 0) then
+      return choice
+    end
+  end
+end
+
 --- One event of a stream: adds to the reader what it says.
 function openai.read_event(reader, data)
   reader.model = read.text(data.model) or reader.model
   reader.usage = usage_of(data.usage) or reader.usage
-  local choice = type(data.choices) == "table" and data.choices[1]
-  if type(choice) ~= "table" then
+  local choice = first_choice(data.choices)
+  if not choice then
     return
   end
   local delta = type(choice.delta) == "table" and choice.delta or {}

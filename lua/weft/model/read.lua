@@ -23,9 +23,15 @@ function read.text(value)
   return type(value) == "string" and value or nil
 end
 
+local MOST = 1e9 -- tokens of one call that a server is believed
+
+local function is_count(value)
+  return type(value) == "number" and value >= 0 and value <= MOST
+end
+
 --- A count, 0 for anything else.
 function read.count(value)
-  return type(value) == "number" and value >= 0 and value < math.huge and value or 0
+  return is_count(value) and value or 0
 end
 
 --- Two texts, either of which may be nil.
@@ -44,6 +50,13 @@ function read.usage(prompt, completion, cached, written)
     cached_tokens = cached > 0 and cached or nil,
     cache_write_tokens = written > 0 and written or nil,
   }
+end
+
+--- The same of what a server says; nil when a count is none, so that it is estimated and not taken for nothing.
+function read.said_usage(prompt, completion, cached, written)
+  if is_count(prompt) and is_count(completion) then
+    return read.usage(prompt, completion, cached, written)
+  end
 end
 
 --- Four bytes a token, at least one.

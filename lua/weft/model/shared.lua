@@ -19,7 +19,8 @@ local function put(out, value)
   end)
   out[#out + 1] = "{"
   for _, key in ipairs(keys) do
-    out[#out + 1] = tostring(key) .. "="
+    put(out, key) -- quoted, as values are: no name can look like a name and a value
+    out[#out + 1] = "="
     put(out, value[key])
     out[#out + 1] = ","
   end

@@ -119,7 +119,7 @@ local function end_transfer(res)
 end
 
 local function settle_failure(self, err)
-  err.partial = self.reader.size > 0 and self.reader:text() or nil
+  errors.with_partial(self.client, err, self.reader.size > 0 and self.reader:text() or nil)
   self.failure = err
   call.fail(self.client, self.call, self.lease, err, self.reader.size)
   self.res:close()
