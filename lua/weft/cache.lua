@@ -60,8 +60,11 @@ function Cache:set(key, value)
   dict:set(name, value)
   if is_new then
     local slot = dict:incr(NEXT) % self.max
-    local oldest = dict:get(slot)
-    dict:set(slot, name)
+    local oldest
+    dict:update(slot, function(holder) -- in one step: of two that come for a slot each has another one to remove
+      oldest = holder
+      return name
+    end)
     if oldest and oldest ~= name then
       dict:set(oldest, nil)
     end
