@@ -106,6 +106,13 @@ describe("weft.http with stream = true", function()
       assert.same({ "2", "3" }, collect(lines:lines()))
     end)
 
+    it("a last line without an end as one that may have been cut", function()
+      local lines = open(serve(CHUNKED, chunk "1\n2", "0\r\n\r\n"))
+      assert.is_nil(select(3, lines:read_line()))
+      local line, err, is_cut = lines:read_line()
+      assert.same({ "2", nil, true }, { line, err, is_cut })
+    end)
+
     it("the body of an answer that is no success", function()
       local server = serve('HTTP/1.1 429 Slow\r\nContent-Length: 13\r\n\r\n{"error":"x"}')
       local res = open(server)

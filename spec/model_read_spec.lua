@@ -126,6 +126,20 @@ describe("replies", function()
     end
   end)
 
+  it("are not believed when they count what cannot be", function()
+    for _, counts in ipairs { '1e300,1', '1e999,1', '-5,1', '"5","7"', 'null,3', '3,null' } do
+      local prompt, answer = counts:match "(.*),(.*)"
+      local function usage_of(kind, reply)
+        return apis[kind].read_chat(json.decode(reply:format(prompt, answer))).usage
+      end
+      assert.is_nil(usage_of("openai",
+        '{"choices":[{"message":{"content":"x"}}],"usage":{"prompt_tokens":%s,"completion_tokens":%s}}'), counts)
+      assert.is_nil(usage_of("anthropic", '{"content":[],"usage":{"input_tokens":%s,"output_tokens":%s}}'), counts)
+      assert.is_nil(usage_of("ollama", '{"message":{"content":"x"},"prompt_eval_count":%s,"eval_count":%s}'), counts)
+    end
+    assert.is_nil(apis.openai.read_chat(json.decode '{"choices":[{"message":{"content":"x"}}],"usage":{}}').usage)
+  end)
+
   it("with vectors keep the order of the input", function()
     local vectors, usage, model = apis.openai.read_embed(json.decode(
       '{"model":"x","data":[{"index":1,"embedding":[2]},{"index":0,"embedding":[1]}],"usage":{"prompt_tokens":3}}'))
@@ -134,6 +148,21 @@ describe("replies", function()
     assert.equal("x", model)
     assert.same({ { 1 }, { 2 } }, (apis.ollama.read_embed(json.decode '{"embeddings":[[1],[2]]}')))
     assert.same({}, (apis.openai.read_embed(json.decode '{"data":null}')))
+  end)
+
+  it("with vectors that leave one out, wherever, are no answer", function()
+    local read_all = require("weft.model.base").read_vectors({ api = apis.openai }, 4)
+    local function of(...)
+      local data = {}
+      for i, index in ipairs { ... } do data[i] = { index = index, embedding = { index } } end
+      return read_all { data = data }
+    end
+    assert.equal(4, #of(3, 1, 0, 2).vectors)
+    for _, reply in ipairs { { 3, 0, 1 }, { 0, 1, 3, 3 }, { 0, 1, 2 }, { 0, 1, 2, 3, 4 }, { 1, 2, 3, 4 }, {} } do
+      local result, missing = of((table.unpack or unpack)(reply))
+      assert.is_nil(result)
+      assert.match("^the reply has %d vectors for 4 inputs$", missing)
+    end
   end)
 end)
 
@@ -160,6 +189,15 @@ describe("events of streams", function()
     assert.same({ "a", "b" }, texts)
     assert.same({ text = "ab", finish_reason = "stop", model = "x",
       usage = { prompt_tokens = 1, completion_tokens = 2, total_tokens = 3 } }, reader:result())
+  end)
+
+  it("of OpenAI with several answers are those of the first", function()
+    local texts, reader = feed("openai", {
+      '{"choices":[{"index":1,"delta":{"content":"no"}},{"index":0,"delta":{"content":"a"}}]}',
+      '{"choices":[{"index":1,"delta":{"content":"no"},"finish_reason":"stop"}]}',
+    })
+    assert.same({ "a" }, texts)
+    assert.is_nil(reader:result().finish_reason)
   end)
 
   it("of OpenAI with tool calls, cut anywhere and interleaved", function()

@@ -221,11 +221,13 @@ describe("streams", function()
   end)
 
   -- Asks a listener of this script's, which answers with these bytes.
-  local function ask_listener(kind, content_type, body)
+  local function ask_listener(kind, content_type, body, options)
     local listener = assert(socket.bind("127.0.0.1", 0))
     local _, port = listener:getsockname()
-    local m = weft.model[kind] { base_url = "http://127.0.0.1:" .. port, model = "m", retry = { attempts = 1 },
-      limits = { concurrency = 1 } }
+    local given = { base_url = "http://127.0.0.1:" .. port, model = "m", retry = { attempts = 1 },
+      limits = { concurrency = 1, tokens_per_minute = 1e6 } }
+    for name, value in pairs(options or {}) do given[name] = value end
+    local m = weft.model[kind](given)
     local group = weft.group()
     local task = group:go(function()
       local stream, err = m:stream { prompt = "x" }
@@ -237,13 +239,14 @@ describe("streams", function()
         parts[#parts + 1] = delta and delta.text
       until not delta
       local result = stream:result()
-      return { parts = parts, text = result and result.text, attempts = result and result.attempts, kind = err and err.kind }
+      return { parts = parts, text = result and result.text, attempts = result and result.attempts, kind = err and err.kind,
+        partial = err and err.partial ~= table.concat(parts) and err.partial or nil }
     end)
     local client = assert(listener:accept())
     repeat local line = assert(client:receive "*l") until line == ""
-    client:send(("HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s"):format(content_type, #body, body))
-    local outcome = task:wait()
+    client:send(("HTTP/1.1 200 OK\r\nContent-Type: %s\r\nConnection: close\r\n\r\n%s"):format(content_type, body))
     client:close()
+    local outcome = task:wait()
     listener:close()
     group:close()
     assert.equal(0, m:stats().in_flight)
@@ -273,6 +276,26 @@ describe("streams", function()
     assert.equal("bad_reply", ask_listener("anthropic", "text/event-stream",
       'data: {"type":"content_block_delta","delta":{"type":"input_json_delta","partial_json":"{"}}\n\n').kind)
     assert.equal("bad_reply", ask_listener("ollama", "application/x-ndjson", '{"message":{"tool_calls":[1]}}\n').kind)
+  end)
+
+  it("that are cut within a line are truncated", function()
+    local line = '{"message":{"content":"a"}}\n'
+    assert.same({ parts = { "a" }, kind = "stream_truncated" }, ask_listener("ollama", "application/x-ndjson", line .. '{"mess'))
+    assert.equal("stream_truncated", ask_listener("ollama", "application/x-ndjson", '{"mess').kind)
+    assert.equal("bad_reply", ask_listener("ollama", "application/x-ndjson", line .. '{"mess\n' .. line).kind)
+    assert.equal("aa", ask_listener("ollama", "application/x-ndjson", line .. '{"message":{"content":"a"},"done":true}').text)
+  end)
+
+  it("with a usage that cannot be give back what they hold", function()
+    local answer = 'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
+    local usage = 'data: {"choices":[],"usage":{"prompt_tokens":1e300,"completion_tokens":1}}\n\n'
+    assert.equal("a", ask_listener("openai", "text/event-stream", answer .. usage .. "data: [DONE]\n\n").text)
+  end)
+
+  it("keep the key to themselves when the model repeats it", function()
+    local event = 'data: {"choices":[{"delta":{"content":"it is sk-0123456789"}}]}\n\n'
+    local outcome = ask_listener("openai", "text/event-stream", event, { api_key = "sk-0123456789" })
+    assert.same({ parts = { "it is sk-0123456789" }, kind = "stream_truncated", partial = "it is [redacted]" }, outcome)
   end)
 
   it("with any line ends, comments, pings and a BOM are the same", function()

@@ -158,7 +158,14 @@ static int take_last_line(lua_State *L, lua_stream *self) {
   const char *line;
   size_t size;
   int rc = weft_lines_rest(&self->body.lines, &line, &size);
-  return rc == WEFT_CLOSED ? 0 : push_line(L, self, rc, line, size);
+  if (rc == WEFT_CLOSED)
+    return 0;
+  int count = push_line(L, self, rc, line, size);
+  if (rc != WEFT_OK)
+    return count;
+  lua_pushnil(L);
+  lua_pushboolean(L, 1);
+  return 3;
 }
 
 static int take(lua_State *L, lua_stream *self) {
@@ -271,6 +278,8 @@ static int read_next(lua_State *L, const weft_park_op *ops, int is_loop) {
  * @function http_stream:read
  * @local
  * @treturn[1] string|table chunk, event or line
+ * @treturn[1] nil
+ * @treturn[1] ?boolean true for a line that no LF ended
  * @treturn[2] nil at the end
  * @treturn[3] nil
  * @treturn[3] error

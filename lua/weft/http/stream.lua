@@ -101,6 +101,8 @@ end
 --- The next line.
 -- @tparam[opt] table given as for @{stream:lines}; what the first call says holds
 -- @treturn[1] string
+-- @treturn[1] nil
+-- @treturn[1] ?boolean true for a last line without its end: it may have been cut
 -- @treturn[2] nil at the end
 -- @treturn[3] nil
 -- @treturn[3] error as of @{stream:read}, or of kind "too_large" (`max_line`)

@@ -275,7 +275,8 @@ end
 
 -- ---- embeddings ----
 
-local function read_vectors(client, count)
+--- A reader of replies that hold a vector for each of so many inputs. Internal.
+function base.read_vectors(client, count)
   return function(reply)
     local vectors, usage, model = client.api.read_embed(reply)
     for i = 1, math.max(count, #vectors) do
@@ -314,7 +315,7 @@ function Model:embed(given)
     what = what,
     timeout = given.timeout,
     answers = false,
-    read = read_vectors(client, type(given.input) == "table" and #given.input or 1),
+    read = base.read_vectors(client, type(given.input) == "table" and #given.input or 1),
     level = 2,
   })
   if not shared.is_on(client) then

@@ -30,7 +30,7 @@ local insides = setmetatable({}, { __mode = "k" })
 
 local sources = {}
 
--- The next piece of a stream: its name and its text; nil at the end; nil, nil, error.
+-- The next piece of a stream: its name, its text, nil and whether it may have been cut; nil at the end; nil, nil, error.
 function sources.events(self)
   local event, err = self.res:read_event()
   if event then
@@ -40,11 +40,11 @@ function sources.events(self)
 end
 
 function sources.lines(self)
-  local line, err
+  local line, err, is_cut
   repeat
-    line, err = self.res:read_line()
+    line, err, is_cut = self.res:read_line()
   until line ~= ""
-  return line and "message", line, err
+  return line and "message", line, err, is_cut
 end
 
 local function problem_of(data)
@@ -54,8 +54,13 @@ local function problem_of(data)
   end
 end
 
+local function truncated(self, cause)
+  local why = cause and cause.message or "the stream ended before the answer did"
+  return errors.new(self.client, "stream_truncated", why, { cause = cause })
+end
+
 -- Reads one piece into the reader. Returns an error that came with it.
-local function take_in(self, name, text)
+local function take_in(self, name, text, is_cut)
   local reader = self.reader
   if text == "[DONE]" then
     reader.is_done = true
@@ -63,7 +68,9 @@ local function take_in(self, name, text)
   end
   local data, err = json.decode(text)
   if type(data) ~= "table" then
-    if name == "error" then
+    if is_cut then
+      return truncated(self)
+    elseif name == "error" then
       return errors.of_body(self.client, text, "in the stream")
     end
     return errors.bad_reply(self.client, "an event of the stream is " .. (err and err.message or "no JSON object"))
@@ -77,16 +84,11 @@ local function take_in(self, name, text)
   end
 end
 
-local function truncated(self, cause)
-  local why = cause and cause.message or "the stream ended before the answer did"
-  return errors.new(self.client, "stream_truncated", why, { cause = cause })
-end
-
 -- Reads until there is a delta: it, nil at the end of the answer, or nil and an error.
 local function read_delta(self)
   local reader, next_piece = self.reader, sources[self.client.api.stream_format]
   while not reader.is_done do
-    local name, text, err = next_piece(self)
+    local name, text, err, is_cut = next_piece(self)
     if not name and reader.finish_reason then
       return nil -- however the connection ended: the answer had
     elseif err then
@@ -94,7 +96,7 @@ local function read_delta(self)
     elseif not name then
       return nil, truncated(self)
     end
-    err = take_in(self, name, text)
+    err = take_in(self, name, text, is_cut)
     if err then
       return nil, err
     end
