@@ -32,6 +32,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static subscription *subscriptions;       /* guarded by lock */
 static uint64_t installed;                /* guarded by lock */
 static _Atomic uint32_t process_plus_one; /* whose pipe it is; written under lock */
+static _Atomic pid_t process_id;          /* the same; written under lock */
 static int pipe_out = -1; /* guarded by lock; read by the I/O thread after the job was posted */
 static _Atomic int pipe_in = -1; /* the handler's */
 static _Atomic uint64_t arrived; /* signals that came once already */
@@ -45,9 +46,11 @@ static __attribute__((constructor)) void renew_after_forks(void) {
   weft_process_renew_lock(&lock);
 }
 
-/* Not in the child of a fork, which has the parent's until it listens itself. */
+/* Not in the child of a fork, which has the parent's until it listens itself. A signal may come to
+ * the child before its generation is counted: its number tells, too. */
 static int is_pipe_ours(void) {
-  return atomic_load(&process_plus_one) == weft_process_generation() + 1;
+  return atomic_load(&process_plus_one) == weft_process_generation() + 1 &&
+         atomic_load(&process_id) == getpid();
 }
 
 static void on_signal(int number) {
@@ -125,6 +128,7 @@ static int open_pipe(void) {
   }
   pipe_out = ends[0];
   atomic_store(&pipe_in, ends[1]);
+  atomic_store(&process_id, getpid());
   atomic_store(&process_plus_one, weft_process_generation() + 1);
   watch->run = start_watching;
   weft_io_post(watch);
