@@ -237,6 +237,27 @@ describe("weft.trace", function()
     end
   end)
 
+  it("is whole on a full disk, and tells how many events are missing", function()
+    if os.getenv("WEFT_SAN") == "thread" then -- no other process runs with it preloaded
+      return
+    end
+    local none, err = weft.trace({ file = "/dev/full" })
+    assert.is_nil(none)
+    assert.matches("/dev/full: No space left on device", tostring(err), 1, true)
+    local path = os.tmpname()
+    local out = process.run(([[
+      local weft = require "weft"
+      local trace = assert(weft.trace({ file = %q }))
+      for i = 1, 4000 do weft.span("span", function() end) end
+      weft.sleep(0.1)
+      weft.span("late", function() end)
+      io.write(trace:stop())
+    ]]):format(path), "ulimit -f 100;") -- blocks of at most 1024 bytes
+    local dropped, written = tonumber(out), #read(path)
+    assert.is_true(dropped > 0 and written > 0, out)
+    os.remove(path)
+  end)
+
   it("is only one, and refuses misuse", function()
     local path = os.tmpname()
     local trace = assert(weft.trace({ file = path }))

@@ -211,22 +211,36 @@ static void add_name(weft_buf *out, const char *what, const char *name, long thr
 
 /* ---- writing ---- */
 
-/* Over the tail of the last time, and with a new one, in one write. */
-static void write_out(weft_buf *out) {
-  if (out->size > 0) {
-    weft_buf_append(out, "\n]\n", TAIL);
-    for (size_t done = 0; done < out->size;) {
-      ssize_t count = pwrite(file, out->data + done, out->size - done, file_end + (off_t)done);
-      if (count <= 0)
-        break; /* the disk is full: the rest is lost */
-      done += (size_t)count;
-    }
-    file_end += (off_t)(out->size - TAIL);
+static const char tail_text[] = "\n]\n";
+
+/* Behind what is whole so far. Returns 0 or an errno value. */
+static int write_at_end(const void *bytes, size_t size) {
+  for (size_t done = 0; done < size;) {
+    ssize_t count = pwrite(file, (const char *)bytes + done, size - done, file_end + (off_t)done);
+    if (count <= 0)
+      return count < 0 ? errno : ENOSPC;
+    done += (size_t)count;
   }
-  out->size = 0;
+  return 0;
 }
 
-static void drain(buffer *buffer, weft_buf *out) {
+/* Over the tail of the last time, and with a new one, in one write. When that fails, as on a full
+ * disk, what was written of it is taken back. Returns 0 or an errno value. */
+static int write_out(weft_buf *out) {
+  if (out->size == 0)
+    return 0;
+  weft_buf_append(out, tail_text, TAIL);
+  int rc = write_at_end(out->data, out->size);
+  if (rc == 0)
+    file_end += (off_t)(out->size - TAIL);
+  else if (ftruncate(file, file_end) == 0)
+    write_at_end(tail_text, TAIL);
+  out->size = 0;
+  return rc;
+}
+
+/* Returns how many events it took. */
+static uint32_t drain(buffer *buffer, weft_buf *out) {
   uint32_t head = atomic_load_explicit(&buffer->head, memory_order_relaxed);
   uint32_t tail = atomic_load_explicit(&buffer->tail, memory_order_acquire);
   uint32_t number = atomic_load(&trace_number);
@@ -234,9 +248,10 @@ static void drain(buffer *buffer, weft_buf *out) {
     add_text(out, ",\n");
     add_name(out, "thread_name", buffer->thread_name, buffer->thread_id);
   }
-  for (; head != tail; head++)
-    add_event(out, &buffer->events[head % EVENTS], buffer->thread_id);
-  atomic_store_explicit(&buffer->head, head, memory_order_release);
+  for (uint32_t i = head; i != tail; i++)
+    add_event(out, &buffer->events[i % EVENTS], buffer->thread_id);
+  atomic_store_explicit(&buffer->head, tail, memory_order_release);
+  return tail - head;
 }
 
 static void drain_all(weft_buf *out) {
@@ -244,8 +259,11 @@ static void drain_all(weft_buf *out) {
   buffer *first = buffers;
   pthread_mutex_unlock(&list_lock);
   for (buffer *buffer = first; buffer; buffer = buffer->next) { /* they stay */
-    drain(buffer, out);
-    write_out(out);
+    uint32_t count = drain(buffer, out);
+    if (write_out(out) != 0) {
+      atomic_fetch_add_explicit(&buffer->dropped, count, memory_order_relaxed);
+      atomic_store(&buffer->named, 0); /* its name may be among what is lost */
+    }
   }
 }
 
@@ -282,9 +300,11 @@ static int open_file(const char *path) {
   weft_buf_init(&out, 0);
   add_text(&out, "[\n");
   add_name(&out, "process_name", "weft", 0);
-  write_out(&out);
+  int rc = write_out(&out);
   weft_buf_free(&out);
-  return 0;
+  if (rc)
+    close(file);
+  return rc;
 }
 
 static int start_locked(const char *path) {

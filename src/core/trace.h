@@ -20,7 +20,7 @@ static inline int weft_trace_is_on(void) {
  * not be had. */
 int weft_trace_start(const char *path);
 /* Writes what is left and closes the file. Returns how many events were dropped, since a thread was
- * faster than the writer. Nothing when no trace runs. */
+ * faster than the writer, or the disk was full. Nothing when no trace runs. */
 uint64_t weft_trace_stop(void);
 
 /* ---- events; names are cut to WEFT_TRACE_NAME - 1 bytes ---- */
