@@ -480,6 +480,25 @@ describe("a context", function()
       assert.equal("late", ran:recv())
       assert.is_false(stop_late())
     end)
+
+    it("looks at what waits already a few times each, however many there are", function()
+      local group = weft.group()
+      local class = debug.getmetatable(group).__index
+      group:close()
+      local stats, looks, stops, ctx = class.stats, 0, {}, with_cancel()
+      class.stats = function(...)
+        looks = looks + 1
+        return stats(...)
+      end
+      for i = 1, 500 do
+        stops[i] = ctx:after(function() end)
+      end
+      class.stats = stats
+      for i = 1, 500 do
+        assert.is_true(stops[i]())
+      end
+      assert.is_true(looks > 0 and looks < 2000, looks)
+    end)
   end)
 
   it("refuses bad arguments", function()

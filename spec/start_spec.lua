@@ -200,6 +200,17 @@ describe("weft.supervise", function()
     assert.equal(8, results.a)
   end)
 
+  it("without a limit goes on as long as it fails", function()
+    local runs = 0
+    local results = assert(weft.all({
+      a = weft.supervise(function()
+        runs = runs + 1
+        return runs > 300 and runs or error("again")
+      end, { max = math.huge, within = math.huge, base = 1e-9, cap = 1e-6 }),
+    }, { pool = weft.inline }))
+    assert.equal(301, results.a)
+  end)
+
   it("with restart = \"always\" starts again what returned, too", function()
     local runs = 0
     local _, err = weft.all({

@@ -6,15 +6,21 @@ local finalizer = require "weft.finalizer"
 
 local M = {}
 
+local FEW = 16
 local pending = {} -- group -> true: what waits is kept until it has run or was stopped
+local added, most = 0, FEW -- since the last look; and how many it takes for the next, so that looking costs O(1) each
 
 local function drop_finished()
+  local left = 0
   for group in pairs(pending) do
     if group:stats().running == 0 then
       pending[group] = nil
       group:close()
+    else
+      left = left + 1
     end
   end
+  added, most = 0, math.max(FEW, left)
 end
 
 -- Looks after each collection, while something is pending.
@@ -42,7 +48,10 @@ function M.after(ctx, fn)
     check.fail("context:after", "self", "a weft context (call it with ':')", ctx)
   end
   check.fn("context:after", "fn", fn)
-  drop_finished()
+  added = added + 1
+  if added > most then
+    drop_finished()
+  end
   local started = core.channel(1)
   local group = core.group(core.background())
   group:go(function()

@@ -73,6 +73,8 @@ end
 
 -- ---- tasks that are started again ----
 
+local MOST_DOUBLINGS = 64 -- of the wait before a restart
+
 local fields = {
   restart = {
     function(value)
@@ -115,18 +117,22 @@ local function run_once(fn, ...)
   return true, outcome
 end
 
--- Forgets restarts that are older than the time that counts; how many are left.
-local function recent(restarts, within)
-  local now, kept = core.now(), {}
-  for _, at in ipairs(restarts) do
-    if now - at < within then
-      kept[#kept + 1] = at
-    end
+-- Forgets restarts that are older than the time that counts, and those that no limit asks for; how many are left.
+local function recent(restarts, within, max)
+  local now = core.now()
+  while
+    restarts.first <= restarts.last
+    and (now - restarts[restarts.first] >= within or max == math.huge and restarts.last - restarts.first >= MOST_DOUBLINGS)
+  do
+    restarts[restarts.first] = nil
+    restarts.first = restarts.first + 1
   end
-  for i = 1, math.max(#restarts, #kept) do
-    restarts[i] = kept[i]
-  end
-  return #kept
+  return restarts.last - restarts.first + 1
+end
+
+local function add(restarts)
+  restarts.last = restarts.last + 1
+  restarts[restarts.last] = core.now()
 end
 
 local function give_up(failure, max)
@@ -138,14 +144,14 @@ local function give_up(failure, max)
 end
 
 local function supervised(fn, opts, ctx, ...)
-  local restarts = {}
+  local restarts = { first = 1, last = 0 }
   while true do
     local ok, outcome = run_once(fn, ctx, ...)
     core.current():check() -- a task that is cancelled is not started again
     if ok and opts.restart == "failure" then
       return (unpack or table.unpack)(outcome, 2, outcome.n)
     end
-    local count = recent(restarts, opts.within)
+    local count = recent(restarts, opts.within, opts.max)
     if count >= opts.max then
       if ok then
         outcome = core.new_error { kind = "error", message = "the function returned" }
@@ -153,7 +159,7 @@ local function supervised(fn, opts, ctx, ...)
       return nil, give_up(outcome, opts.max)
     end
     core.sleep(math.min(opts.base * 2 ^ count, opts.cap))
-    restarts[#restarts + 1] = core.now()
+    add(restarts)
   end
 end
 
