@@ -102,6 +102,14 @@ describe("weft.testing.no_leaks", function()
     pool:close()
   end)
 
+  it("is no leak: a context of a signal that did not come", function()
+    testing.no_leaks(function()
+      for _ = 1, 100 do
+        weft.signal_context("USR1")
+      end
+    end)
+  end)
+
   it("is no leak: idle connections, and what the default pool keeps", function()
     testing.no_leaks(function()
       local server = assert(testing.model_server())

@@ -126,6 +126,23 @@ describe("weft.signal_context", function()
     assert.equal(128 + 15, ended.status)
     assert.matches("^first", ended.out) -- and what the shell has to say
   end)
+
+  for how, ending in pairs({ cancelled = "ctx:cancel()", collected = "ctx = nil collectgarbage() collectgarbage()" }) do
+    it("leaves a signal its effect once it was " .. how, function()
+      local ended = script.run(SIGNAL .. ([[
+        local weft = require "weft"
+        local ctx = weft.signal_context "TERM"
+        %s
+        io.stdout:write "alone" io.stdout:flush()
+        signal "TERM"
+        weft.sleep(5)
+        print "goes on"
+      ]]):format(ending))
+      assert.equal(128 + 15, ended.status)
+      assert.matches("^alone", ended.out)
+      assert.is_nil(ended.out:find("goes on", 1, true))
+    end)
+  end
 end)
 
 if os.getenv "WEFT_SAN" ~= "address" then -- its allocator's locks do not survive a fork amid threads

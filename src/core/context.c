@@ -13,6 +13,7 @@
 #include "clock.h"
 #include "mem.h"
 #include "platform.h"
+#include "signals.h"
 #include "stats.h"
 
 /* Held while a cancel walks down a tree, so that a second cancel can wait until the first is through. */
@@ -85,6 +86,8 @@ static void destroy(weft_handle *handle) {
   while (context) {
     weft_context *parent = context->parent;
     stop_timer(context);
+    if (context->awaits_signal)
+      weft_signals_forget(context);
     leave_parent(parent, context);
     weft_error_release(context->error);
     weft_error_release(context->cause);

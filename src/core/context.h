@@ -17,6 +17,7 @@ struct weft_context {
   weft_timer timer;
   _Atomic int is_done;
   uint8_t is_detached; /* constant: the parent's end is not ours */
+  uint8_t awaits_signal; /* constant once its maker has it */
   weft_parcel key, value; /* of with_value; constant */
   weft_handle *notified;  /* of a task's own context, the task's: who is told of its end; or NULL */
   pthread_mutex_t lock;

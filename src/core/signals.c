@@ -1,8 +1,9 @@
 /* signals.c: from a signal's handler, through a pipe, to the I/O thread, which cancels contexts.
  *
  * Owns the pipe and the list of contexts that wait for signals. The handler runs on any thread and
- * does nothing but write a byte; the I/O thread reads; any thread adds. Invariant: a handler is
- * installed for a signal before its first context is returned.
+ * does nothing but write a byte; the I/O thread reads; any thread adds. Invariants: a handler is
+ * installed for a signal before its first context is returned; what is in the list is not freed
+ * yet.
  *
  * Lock order: `lock`, then the I/O thread's; contexts are cancelled after unlocking.
  */
@@ -24,7 +25,7 @@ enum { LARGEST_SIGNAL = 64 };
 
 typedef struct subscription {
   struct subscription *next;
-  weft_context *context; /* retained */
+  weft_context *context; /* not retained: its end takes the subscription out; retained once taken */
   uint64_t signals;      /* a bit a signal */
 } subscription;
 
@@ -68,13 +69,18 @@ static void on_signal(int number) {
   errno = saved_errno;
 }
 
-/* Takes the contexts that wait for a signal out of the list. */
+/* Under the lock: one that is done, or ends just now, waits for nothing any more. */
+static int is_waiting(const subscription *entry) {
+  return !weft_context_done(entry->context) && weft_handle_try_retain(&entry->context->handle);
+}
+
+/* Takes the contexts that wait for a signal out of the list, retained. */
 static subscription *take_subscriptions(int number) {
   subscription *taken = NULL, **link = &subscriptions;
   pthread_mutex_lock(&lock);
   while (*link) {
     subscription *entry = *link;
-    if (entry->signals >> (number - 1) & 1) {
+    if (entry->signals >> (number - 1) & 1 && is_waiting(entry)) {
       *link = entry->next;
       entry->next = taken;
       taken = entry;
@@ -86,12 +92,20 @@ static subscription *take_subscriptions(int number) {
   return taken;
 }
 
+/* Nobody waits for it any more: it has the effect that it would have without us. */
+static void deliver_default(int number) {
+  signal(number, SIG_DFL);
+  kill(getpid(), number);
+}
+
 static void deliver(int number) {
   void (*listener)(void) = atomic_load(&listeners[number]);
   if (listener)
     listener();
-  weft_error *cause = weft_error_newf("signal", "signal %d (%s)", number, strsignal(number));
   subscription *entry = take_subscriptions(number);
+  if (!entry && !listener)
+    deliver_default(number);
+  weft_error *cause = weft_error_newf("signal", "signal %d (%s)", number, strsignal(number));
   while (entry) {
     subscription *next = entry->next;
     weft_context_cancel(entry->context, cause);
@@ -151,8 +165,9 @@ static int subscribe(weft_context *context, uint64_t signals) {
   pthread_mutex_lock(&lock);
   int rc = open_pipe();
   if (rc == 0) {
-    *entry = (subscription){subscriptions, weft_context_retain(context), signals};
+    *entry = (subscription){subscriptions, context, signals};
     subscriptions = entry;
+    context->awaits_signal = 1;
     atomic_fetch_and(&arrived, ~signals);
     install(signals);
   }
@@ -187,12 +202,30 @@ int weft_signal_listen(int signal_number, void (*listener)(void)) {
   return rc == 0;
 }
 
-/* One whose only reference is the list's own is nobody's any more. */
+void weft_signals_forget(weft_context *context) {
+  subscription **link = &subscriptions, *entry;
+  pthread_mutex_lock(&lock);
+  while (*link && (*link)->context != context)
+    link = &(*link)->next;
+  entry = *link;
+  if (entry)
+    *link = entry->next;
+  pthread_mutex_unlock(&lock);
+  weft_free(entry);
+}
+
+int weft_signals_own(int fd) {
+  pthread_mutex_lock(&lock);
+  int is_ours = is_pipe_ours() && (fd == pipe_out || fd == atomic_load(&pipe_in));
+  pthread_mutex_unlock(&lock);
+  return is_ours;
+}
+
 int weft_signals_are_awaited(void) {
   int found = 0;
   pthread_mutex_lock(&lock);
   for (subscription *entry = subscriptions; entry && !found; entry = entry->next)
-    found = !weft_context_done(entry->context) && atomic_load(&entry->context->handle.refs) > 1;
+    found = !weft_context_done(entry->context);
   pthread_mutex_unlock(&lock);
   return found;
 }

@@ -5,15 +5,19 @@
 #include "weft.h"
 
 /* A child of `parent` that is cancelled, with a cause of kind "signal", when one of the signals arrives.
- * A second signal of the same number has its default effect, which for INT and TERM ends the process.
- * The handlers stay. NULL: no memory, descriptor or
+ * A second signal of the same number has its default effect, which for INT and TERM ends the process;
+ * so has the first one when no such context is left that is not done. NULL: no memory, descriptor or
  * thread. Any thread; does not block. */
 weft_context *weft_signal_context(weft_context *parent, const int *signals, int count);
 /* From now on the I/O thread calls `listener` whenever the signal arrives, which it must not block for
  * long; the signal has no other effect then. 0: no descriptor or thread. Any thread; does not block. */
 int weft_signal_listen(int signal_number, void (*listener)(void));
 
-/* Whether a context that somebody still has waits for a signal. Any thread. */
+/* By the end of a context that awaits a signal. */
+void weft_signals_forget(weft_context *context);
+/* Whether it is an end of the pipe, which stays open. Any thread. */
+int weft_signals_own(int fd);
+/* Whether a context that is not done waits for a signal. Any thread. */
 int weft_signals_are_awaited(void);
 
 #endif

@@ -320,7 +320,8 @@ static int signal_number(lua_State *L, int index) {
                            "one of INT, TERM, HUP, QUIT, USR1, USR2", index);
 }
 
-/*** A context that a signal cancels (Go: signal.NotifyContext). A second signal ends the process.
+/*** A context that a signal cancels (Go: signal.NotifyContext). A second signal ends the
+ * process, and so does the first one once the context was cancelled or collected.
  * @function signal_context
  * @tparam string ... names: "INT" (Ctrl-C), "TERM", "HUP", "QUIT", "USR1", "USR2"
  * @treturn context a child of the current one; its cause has kind "signal"

@@ -8,6 +8,7 @@
 #include "http.h"
 #include "objects.h"
 #include "sight.h"
+#include "signals.h"
 #include "state.h"
 
 #include <dirent.h>
@@ -83,7 +84,7 @@ static int push_descriptors(lua_State *L) {
   for (struct dirent *entry; (entry = readdir(folder));) {
     int fd = atoi(entry->d_name);
     ssize_t size = readlinkat(dirfd(folder), entry->d_name, target, sizeof target);
-    if (size <= 0 || fd == dirfd(folder))
+    if (size <= 0 || fd == dirfd(folder) || weft_signals_own(fd))
       continue;
     lua_pushlstring(L, target, (size_t)size);
     lua_rawseti(L, -2, fd);
@@ -91,7 +92,8 @@ static int push_descriptors(lua_State *L) {
   return 1;
 }
 
-/*** The descriptors that the process has open.
+/*** The descriptors that the process has open, but for the pipe that signals come through, which
+ * is made once.
  * @function descriptors
  * @local
  * @treturn table by number: what each leads to
