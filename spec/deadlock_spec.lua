@@ -50,6 +50,22 @@ describe("a deadlock", function()
     assert.is_true(channel:try_send(1) == false) -- it left its place
   end)
 
+  it("lists all tasks, however long it takes to look at them", function()
+    local count = os.getenv("WEFT_SAN") and 2000 or 30000
+    local channel = weft.channel()
+    local err = deadlock(weft.scope, function(g)
+      for _ = 1, count do
+        g:go(function()
+          channel:recv()
+        end)
+      end
+    end)
+    assert.equal(count + 1, #err.tasks)
+    for _, task in ipairs(err.tasks) do
+      assert.equal("parked", task.state)
+    end
+  end)
+
   it("of tasks on threads lists each with what it waits for and where", function()
     local a, b = weft.channel(), weft.channel()
     local at

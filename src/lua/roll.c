@@ -27,7 +27,7 @@ typedef struct roll {
   pthread_mutex_t lock;
   /* guarded by lock */
   weft_sight *first, **end;
-  uint32_t answered;
+  uint32_t begun, answered; /* how many threads look at their tasks or have done so; are through */
   uint8_t is_over;
 } roll;
 
@@ -64,6 +64,15 @@ static void append(roll *roll, weft_sight *first, weft_sight **end) {
   roll->end = end;
 }
 
+/* Returns whether the roll still wants it. */
+static int begin_answer(roll *roll) {
+  pthread_mutex_lock(&roll->lock);
+  int is_wanted = !roll->is_over;
+  roll->begun++;
+  pthread_mutex_unlock(&roll->lock);
+  return is_wanted;
+}
+
 static void answer(question *question, weft_album *album) {
   roll *roll = question->roll;
   weft_parker *caller = NULL;
@@ -84,8 +93,10 @@ static void answer(question *question, weft_album *album) {
 static void receive(weft_scheduler *scheduler, weft_message *message) {
   question *question = (void *)message;
   weft_album album = {.scheduler = scheduler, .L = scheduler->state->L};
-  weft_look(&album);
-  answer(question, &album);
+  if (begin_answer(question->roll)) {
+    weft_look(&album);
+    answer(question, &album);
+  }
   release_roll(question->roll);
   weft_free(question);
 }
@@ -187,12 +198,26 @@ static int is_complete(roll *roll) {
   return complete;
 }
 
-/* The caller goes on answering others meanwhile, or two that ask each other would wait in vain. */
+static int is_being_answered(roll *roll) {
+  pthread_mutex_lock(&roll->lock);
+  int found = roll->begun > roll->answered;
+  pthread_mutex_unlock(&roll->lock);
+  return found;
+}
+
+/* Who has many tasks takes long to look at them: an event loop does not wait for that, others do.
+ * The caller goes on answering others meanwhile, or two that ask each other would wait in vain. */
 static void wait_for_answers(roll *roll, weft_scheduler *self) {
-  uint64_t most_ms = self && self->guests ? WEFT_ROLL_LOOP_WAIT_MS : WEFT_ROLL_WAIT_MS;
-  uint64_t until_ns = weft_clock_real_ns() + most_ms * 1000000;
-  while (!is_complete(roll) && weft_clock_real_ns() < until_ns) {
-    if (self && !self->guests && weft_scheduler_take_inbox(self))
+  int is_loop = self && self->guests;
+  uint64_t step_ns = (is_loop ? WEFT_ROLL_LOOP_WAIT_MS : WEFT_ROLL_WAIT_MS) * 1000000ull;
+  uint64_t until_ns = weft_clock_real_ns() + step_ns;
+  while (!is_complete(roll)) {
+    if (weft_clock_real_ns() >= until_ns) {
+      if (is_loop || !is_being_answered(roll))
+        return;
+      until_ns += step_ns;
+    }
+    if (self && !is_loop && weft_scheduler_take_inbox(self))
       continue;
     weft_parker_park(roll->caller, until_ns);
   }

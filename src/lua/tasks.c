@@ -159,8 +159,8 @@ static weft_sight *call_roll(lua_State *L) {
 }
 
 /*** What every task of the process does right now: those of this state, of all pools' threads, and
- * those that wait in a pool's queue. Each state is asked and tells of itself, within a quarter of a
- * second; a thread that runs something else than Lua for longer stands in the list as one entry
+ * those that wait in a pool's queue. Each state is asked and tells of itself; a thread that runs
+ * something else than Lua for a quarter of a second stands in the list as one entry
  * whose state is "busy", with the name and index of the task that it runs.
  * @function tasks
  * @treturn {table,...} each with `state` ("queued", "ready", "running", "parked", "busy"), `pool`
