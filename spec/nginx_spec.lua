@@ -107,6 +107,17 @@ describe("weft in nginx", function()
           ngx.say(tostring(err))
         } }
         location /signal { content_by_lua_block { ngx.say(select(2, pcall(require("weft").signal_context, "TERM"))) } }
+        location /signal_of_task { content_by_lua_block {
+          local weft = require "weft"
+          local _, err = weft.all { function() weft.signal_context("TERM") end }
+          ngx.say(tostring(err))
+        } }
+        location /sigquit { content_by_lua_block {
+          local weft = require "weft"
+          ngx.say(select(2, pcall(weft.dump_on_sigquit)))
+          local _, err = weft.all { function() weft.dump_on_sigquit() end }
+          ngx.say(tostring(err))
+        } }
         location /gsub { content_by_lua_block {
           local weft = require "weft"
           ngx.say(tostring(select(2, pcall(string.gsub, "x", "x", function() weft.sleep(1) end))))
@@ -119,6 +130,8 @@ describe("weft in nginx", function()
     assert.matches("upvalue 'request'.*cdata", body_of "/cdata")
     assert.matches("would block inside a C call", body_of "/gsub")
     assert.matches("signals are nginx's", body_of "/signal")
+    assert.matches("signals are nginx's", body_of "/signal_of_task")
+    assert.matches("signals are nginx's.*signals are nginx's", body_of "/sigquit")
   end)
 
   it("runs tasks of weft.inline as light threads", function()

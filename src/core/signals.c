@@ -39,6 +39,7 @@ static _Atomic int pipe_in = -1; /* the handler's */
 static _Atomic uint64_t arrived; /* signals that came once already */
 static _Atomic uint64_t
     listened; /* signals that have a listener: no number of them ends the process */
+static _Atomic int are_left_alone;
 static void (*_Atomic listeners[LARGEST_SIGNAL + 1])(void); /* each set once */
 
 /* Not held over a fork: its holder may wait for the I/O thread's lock. A list that was being
@@ -187,6 +188,14 @@ weft_context *weft_signal_context(weft_context *parent, const int *signals, int 
     return NULL;
   }
   return context;
+}
+
+void weft_signals_leave_alone(void) {
+  atomic_store(&are_left_alone, 1);
+}
+
+int weft_signals_are_left_alone(void) {
+  return atomic_load(&are_left_alone);
 }
 
 int weft_signal_listen(int signal_number, void (*listener)(void)) {

@@ -329,7 +329,7 @@ static int signal_number(lua_State *L, int index) {
  */
 static int signal_context(lua_State *L) {
   int numbers[8], count = lua_gettop(L);
-  if (WEFT_STATE(L)->scheduler.guests)
+  if (weft_signals_are_left_alone())
     return luaL_error(L, "weft.signal_context: signals are nginx's; a request's context, "
                          "weft.current(), is cancelled when its worker shuts down");
   if (count == 0 || count > 8)

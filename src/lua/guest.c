@@ -11,6 +11,7 @@
 #include "fibers.h"
 #include "mem.h"
 #include "platform.h"
+#include "signals.h"
 #include "ptrmap.h"
 #include "state.h"
 
@@ -314,6 +315,7 @@ weft_guests *weft_guests_new(const weft_guest_loop *loop) {
   if (!guests)
     return NULL;
   weft_process_watch_forks();
+  weft_signals_leave_alone();
   guests->loop = loop;
   guests->gone = weft_error_new("canceled", "the request has ended");
   return guests;

@@ -239,9 +239,12 @@ static void on_quit(void) {
 /*** From now on SIGQUIT (Ctrl-\) prints what every task does to the standard error, instead of
  * ending the process.
  * @function dump_on_sigquit
- * @raise when the handler cannot be installed
+ * @raise when the handler cannot be installed; in nginx, which ends by SIGQUIT: there @{dump} tells
+ * the same
  */
 static int dump_on_sigquit(lua_State *L) {
+  if (weft_signals_are_left_alone())
+    return luaL_error(L, "weft.dump_on_sigquit: signals are nginx's; weft.dump() tells the same");
   if (!weft_signal_listen(SIGQUIT, on_quit))
     return luaL_error(L, "weft.dump_on_sigquit: the I/O thread could not be started");
   return 0;
