@@ -189,23 +189,6 @@ stress:
 	@$(RUN_ALL) test-c TEST_WRAPPER="valgrind -q --error-exitcode=9 --fair-sched=yes"
 	@echo "weft: passed with a hostile collector, on one processor, and under valgrind"
 
-demo:
-	@sh scripts/deps.sh demo
-	@$(MAKE) --no-print-directory -s all
-	@env $(RUN_LUA) $(LUA_BIN) examples/triage.lua
-
-bench:
-	@sh scripts/deps.sh bench
-	@$(MAKE) --no-print-directory -s all
-	@$(MAKE) --no-print-directory -s LUA=luajit all
-	@sh bench/run.sh
-
-# The gateway of examples/nginx before a model server, with Debian's nginx.
-demo-nginx:
-	@sh scripts/deps.sh demo-nginx
-	@$(MAKE) --no-print-directory -s LUA=luajit all
-	@sh examples/nginx/demo.sh
-
 # Ten reloads under load, 100,000 requests: some minutes.
 test-nginx-long:
 	@sh scripts/deps.sh test
@@ -213,76 +196,21 @@ test-nginx-long:
 	@env LUA_PATH="$(CURDIR)/lua/?.lua;$(CURDIR)/lua/?/init.lua;$(CURDIR)/?.lua;;" LUA_CPATH="$(CURDIR)/build/luajit/?.so;;" \
 	  /usr/bin/luajit spec/support/run.lua spec/nginx_long.lua
 
-# Channels, select and what else tasks meet at, against Go's, and from C.
-$(C_BUILD)/bench_sync: bench/sync.c $(CORE_BUILD)/libweft.a
-	@mkdir -p $(@D)
-	$(CC) $(BASE_CFLAGS) -Isrc/core $^ -o $@ -lcurl -lm
-
-bench-sync: $(C_BUILD)/bench_sync
-	@sh scripts/deps.sh bench
+demo:
+	@sh scripts/deps.sh demo
 	@$(MAKE) --no-print-directory -s all
+	@env $(RUN_LUA) $(LUA_BIN) examples/triage.lua
+
+# The gateway of examples/nginx before a model server, with Debian's nginx.
+demo-nginx:
+	@sh scripts/deps.sh demo-nginx
 	@$(MAKE) --no-print-directory -s LUA=luajit all
-	@sh bench/sync.sh
-
-# weft in nginx, measured by wrk against nginx's own ways.
-bench-nginx:
-	@sh scripts/deps.sh bench-nginx
-	@$(MAKE) --no-print-directory -s LUA=luajit all
-	@sh bench/nginx.sh
-
-# Parsers of what strangers send, by libFuzzer, for a while. Findings are left in build/fuzz.
-FUZZ_S ?= 60
-FUZZ_CC ?= clang
-FUZZ_BUILD = $(FUZZ_CC) -std=gnu11 -D_GNU_SOURCE -O1 -g -pthread -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -Isrc/core -Isrc/testing
-build/fuzz/fuzz_stream: spec/fuzz/fuzz_stream.c spec/core/sse_streams.h src/core/sse.c src/core/lines.c src/core/buf.c src/core/mem.c
-	@mkdir -p $(@D)
-	$(FUZZ_BUILD) $(filter %.c,$^) -o $@
-
-build/fuzz/fuzz_model: spec/fuzz/fuzz_model.c spec/core/model_parsers.h $(MODEL_SRC) src/core/buf.c src/core/mem.c
-	@mkdir -p $(@D)
-	$(FUZZ_BUILD) $(filter %.c,$^) -o $@ -lm
-
-# Each has its dictionary, and what it found is its corpus for the next time.
-run-fuzz/%: build/fuzz/fuzz_%
-	@mkdir -p build/fuzz/corpus-$*
-	$< -max_total_time=$(FUZZ_S) -max_len=2000 -rss_limit_mb=1024 -dict=spec/fuzz/$*.dict -artifact_prefix=build/fuzz/$*- -print_final_stats=1 build/fuzz/corpus-$* 2> build/fuzz/$*.log || { tail -n 60 build/fuzz/$*.log; exit 1; }
-	@grep -E "^(stat::number_of_executed_units|DONE|Done)" build/fuzz/$*.log
-
-fuzz:
-	@sh scripts/deps.sh fuzz
-	@$(MAKE) --no-print-directory -s run-fuzz/stream run-fuzz/model
-
-# Streams: the parser, and many at once.
-$(C_BUILD)/bench_stream: bench/stream.c $(CORE_BUILD)/libweft.a
-	@mkdir -p $(@D)
-	$(CC) $(BASE_CFLAGS) -Isrc/core $^ -o $@ -lcurl -lm
-
-bench-stream: $(C_BUILD)/bench_stream
-	@sh scripts/deps.sh bench
-	@$(MAKE) --no-print-directory -s all
-	@$(MAKE) --no-print-directory -s LUA=luajit all
-	@cd bench/gostream && go build -o ../../build/gostream .
-	@ulimit -n 4096 && $<
-	@ulimit -n 4096 && build/gostream 1000 100
-	@ulimit -n 4096 && env LUA_PATH="$(CURDIR)/lua/?.lua;$(CURDIR)/lua/?/init.lua;;" LUA_CPATH="$(CURDIR)/build/lua54/?.so;;" lua5.4 bench/stream.lua
-	@ulimit -n 4096 && env LUA_PATH="$(CURDIR)/lua/?.lua;$(CURDIR)/lua/?/init.lua;;" LUA_CPATH="$(CURDIR)/build/luajit/?.so;;" luajit bench/stream.lua
-
-# The HTTP client against Go's and Lua's.
-$(C_BUILD)/bench_http: bench/http/client.c $(CORE_BUILD)/libweft.a
-	@mkdir -p $(@D)
-	$(CC) $(BASE_CFLAGS) -Isrc/core $^ -o $@ -lcurl -lm
-
-bench-http:
-	@sh scripts/deps.sh bench-http
-	@$(MAKE) --no-print-directory -s all $(C_BUILD)/bench_http
-	@$(MAKE) --no-print-directory -s LUA=luajit all
-	@sh bench/http/run.sh
-.PHONY: bench-http
+	@sh examples/nginx/demo.sh
 
 clean:
 	rm -rf build
 
-.PHONY: bench-sync bench-nginx demo-nginx test-nginx-long all clean embed test-c test-lua lint test asan tsan stress demo bench bench-stream fuzz
+include bench/bench.mk spec/fuzz/fuzz.mk
 
 # ---- installing: by hand, or by the rockspec, which sets the folders ----
 
@@ -303,4 +231,4 @@ rock:
 rock-test:
 	@sh spec/rock_smoke.sh
 
-.PHONY: install rock rock-test
+.PHONY: all embed test-c test-lua lint test asan tsan stress test-nginx-long demo demo-nginx clean install rock rock-test
