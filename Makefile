@@ -145,6 +145,7 @@ run-lua/%: all $(BUILD)/forking.so
 lint:
 	luacheck -q lua spec examples bench scripts
 	lua5.4 scripts/check_docs.lua
+	lua5.4 scripts/check_links.lua
 
 # Programs and specs run several at a time; each prints when it ends, and all run though one fails.
 JOBS ?= $(shell nproc)
