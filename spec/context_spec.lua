@@ -1,19 +1,12 @@
 -- Contexts: cancelling, deadlines, values, and how they reach tasks.
 
-local weft = require "weft"
+local calls = require "spec.support.calls"
 local leaks = require "spec.support.leaks"
+local weft = require "weft"
+
+local raised, message_of = calls.raised, calls.message_of
 
 local has_close = _VERSION ~= "Lua 5.1"
-
-local function raised_by(fn, ...)
-  local ok, err = pcall(fn, ...)
-  assert.is_false(ok)
-  return err
-end
-
-local function message_of(fn, ...)
-  return tostring(raised_by(fn, ...))
-end
 
 local function with_cancel()
   return weft.background():with_cancel()
@@ -59,7 +52,7 @@ describe("a context", function()
       assert.equal("canceled", ctx:err().kind)
       assert.equal("context canceled", ctx:err().message)
       assert.equal("user left", ctx:cause().message)
-      local err = raised_by(function()
+      local err = raised(function()
         ctx:check()
       end)
       assert.equal("canceled", err.kind)
@@ -71,7 +64,7 @@ describe("a context", function()
       local ctx = with_cancel()
       ctx:cancel()
       assert.equal("canceled", ctx:cause().kind)
-      assert.is_nil(raised_by(ctx.check, ctx).cause)
+      assert.is_nil(raised(ctx.check, ctx).cause)
     end)
 
     it("keeps the first cause", function()
@@ -155,7 +148,7 @@ describe("a context", function()
       assert.equal("context deadline exceeded", ctx:err().message)
       assert.equal("too slow", ctx:cause().message)
       assert.equal(0, ctx:remaining())
-      assert.equal("deadline", raised_by(ctx.check, ctx).kind)
+      assert.equal("deadline", raised(ctx.check, ctx).kind)
     end)
 
     it("in the past is done at once", function()

@@ -2,7 +2,7 @@
 -- weft.inline and with threads: those that can end never hear of a deadlock; those that cannot always do.
 -- A failure prints its seed.
 
-local process = require "spec.support.process"
+local script = require "spec.support.script"
 
 local PROGRAMS = os.getenv("WEFT_SAN") and 20 or 150
 
@@ -148,9 +148,9 @@ describe("random programs", function()
       local clock = is_virtual and "virtual" or "real"
       it(("are judged rightly on processors %s, with a %s clock"):format(processors, clock), function()
         local seed = os.time() % 100000 * 10
-        local output, ok = process.run(CODE:format(seed, PROGRAMS, tostring(is_virtual)), "taskset -c " .. processors)
-        assert.is_true(ok, output)
-        assert.equal("all as expected\n", output)
+        local ended = script.run(CODE:format(seed, PROGRAMS, tostring(is_virtual)), "taskset -c " .. processors)
+        assert.equal(0, ended.status, ended.out)
+        assert.equal("all as expected\n", ended.out)
       end)
     end
   end

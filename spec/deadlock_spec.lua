@@ -1,7 +1,7 @@
 -- Deadlocks are errors that name who waits where; and nothing else is taken for one.
 
 local leaks = require "spec.support.leaks"
-local process = require "spec.support.process"
+local script = require "spec.support.script"
 local testing = require "weft.testing"
 local weft = require "weft"
 
@@ -185,16 +185,16 @@ describe("a deadlock", function()
   end)
 
   it_with_processes("ends a script with a message that lists the tasks", function()
-    local output, ok = process.run([[
+    local ended = script.run([[
       local weft = require "weft"
       local channel = weft.channel()
       assert(weft.scope(function(g)
         g:go("lonely", function() channel:recv() end)
       end))
     ]])
-    assert.is_false(ok)
-    assert.matches("deadlock: everything is waiting", output)
-    assert.matches("task 1 'lonely' %(.-:6%): waits in channel:recv", output)
+    assert.not_equal(0, ended.status)
+    assert.matches("deadlock: everything is waiting", ended.out)
+    assert.matches("task 1 'lonely' %(.-:4%): waits in channel:recv", ended.out)
   end)
 end)
 
@@ -239,7 +239,7 @@ describe("no deadlock", function()
   end)
 
   it_with_processes("is seen while a script waits for a signal, or for ever on purpose", function()
-    local output, ok = process.run([[
+    local ended = script.run([[
       local weft = require "weft"
       local pid = io.open("/proc/self/stat"):read("*n")
       os.execute("(sleep 0.3; kill -TERM " .. pid .. ") </dev/null >/dev/null 2>&1 &")
@@ -251,9 +251,9 @@ describe("no deadlock", function()
       local late = weft.background():with_timeout(0.2)
       print(pcall(weft.scope, late, function(g) g:go(function() weft.sleep(math.huge) end) end))
     ]])
-    assert.is_true(ok, output)
-    assert.matches("^canceled", output)
-    assert.not_matches("deadlock", output)
+    assert.equal(0, ended.status, ended.out)
+    assert.matches("^canceled", ended.out)
+    assert.not_matches("deadlock", ended.out)
   end)
 
 end)

@@ -1,19 +1,12 @@
 -- Dicts between the script, tasks of weft.inline and tasks of pools.
 
+local calls = require "spec.support.calls"
 local leaks = require "spec.support.leaks"
+local tasks = require "spec.support.tasks"
 local weft = require "weft"
 
--- Runs fn(group) and fails when a task failed.
-local function run(options, fn)
-  return assert(weft.scope(options, fn))
-end
-
-local function rejects(pattern, fn, ...)
-  local ok, raised = pcall(fn, ...)
-  assert.is_false(ok)
-  assert.matches(pattern, tostring(raised))
-  return raised
-end
+local rejects = calls.rejects
+local run = tasks.run
 
 local function sorted_keys(dict)
   local keys = dict:keys()

@@ -1,23 +1,13 @@
 -- Behaviours of Go's channels and select, each named after its test in runtime/chan_test.go or test/chan/*.go; of
 -- time.After and time.Ticker in time/*_test.go.
 local leaks = require "spec.support.leaks"
+local tasks = require "spec.support.tasks"
 local testing = require "weft.testing"
 local weft = require "weft"
 
+local run, settle = tasks.run, tasks.settle
+
 local ROUNDS = os.getenv("WEFT_SAN") and 200 or 2000
-
-local function run(options, fn)
-  return assert(weft.scope(options, fn))
-end
-
--- Lets the tasks of weft.inline that were started before run until they are parked.
-local function settle(group)
-  local ready = weft.channel(1)
-  group:go(function()
-    ready:send(true)
-  end)
-  ready:recv()
-end
 
 describe("runtime", function()
   before_each(leaks.before)

@@ -1,30 +1,15 @@
 -- Behaviours of Go's sync.WaitGroup, and of golang.org/x/sync's errgroup, semaphore and singleflight, each named after its
 -- test there.
+local calls = require "spec.support.calls"
 local leaks = require "spec.support.leaks"
+local tasks = require "spec.support.tasks"
 local testing = require "weft.testing"
 local weft = require "weft"
 
+local rejects = calls.rejects
+local run, settle = tasks.run, tasks.settle
+
 local ROUNDS = os.getenv("WEFT_SAN") and 100 or 1000
-
-local function run(options, fn)
-  return assert(weft.scope(options, fn))
-end
-
--- Lets the tasks of weft.inline that were started before run until they are parked.
-local function settle(group)
-  local ready = weft.channel(1)
-  group:go(function()
-    ready:send(true)
-  end)
-  ready:recv()
-end
-
-local function rejects(pattern, fn, ...)
-  local ok, raised = pcall(fn, ...)
-  assert.is_false(ok)
-  assert.matches(pattern, tostring(raised))
-  return raised
-end
 
 describe("sync.WaitGroup", function()
   before_each(leaks.before)

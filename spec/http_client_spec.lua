@@ -1,49 +1,23 @@
 -- Clients: what they send, whom they send it to, and when they try again. The model server answers, or a listener of
 -- this script's.
 
+local calls = require "spec.support.calls"
 local leaks = require "spec.support.leaks"
-local socket = require "socket"
-local testing = require "weft.testing"
+local listeners = require "spec.support.listeners"
+local models = require "spec.support.models"
 local weft = require "weft"
 
+local message_of = calls.message_of
+local listen, read_head = listeners.open, listeners.read_head
+local start = models.server
+
 local http = weft.http
-
-local servers, listeners = {}, {}
-
-local function start(options)
-  local server = assert(testing.model_server(options))
-  servers[#servers + 1] = server
-  return server
-end
 
 local function root(server)
   return "http://127.0.0.1:" .. server.port
 end
 
 local CHAT = { model = "m", messages = { { role = "user", content = "x" } } }
-
-local function raised(fn, ...)
-  local ok, err = pcall(fn, ...)
-  assert.is_false(ok)
-  return tostring(err)
-end
-
-local function listen()
-  local listener = assert(socket.bind("127.0.0.1", 0))
-  listener:settimeout(20)
-  listeners[#listeners + 1] = listener
-  local _, port = listener:getsockname()
-  return listener, "http://127.0.0.1:" .. port
-end
-
--- Reads a request's head: its lines, or nil when the connection was closed.
-local function read_head(client)
-  local head = {}
-  for line in function() return client:receive("*l") end do
-    if line == "" then return head end
-    head[#head + 1] = line
-  end
-end
 
 local OK = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
@@ -76,14 +50,8 @@ describe("weft.http.client", function()
   before_each(leaks.before)
 
   after_each(function()
-    for i = #servers, 1, -1 do
-      servers[i]:close()
-      servers[i] = nil
-    end
-    for i = #listeners, 1, -1 do
-      listeners[i]:close()
-      listeners[i] = nil
-    end
+    models.stop()
+    listeners.stop()
     leaks.after()
   end)
 
@@ -131,7 +99,7 @@ describe("weft.http.client", function()
     it("nothing to another host", function()
       local api = http.client { base_url = "http://127.0.0.1:1/v1", headers = { ["X-Key"] = "secret" } }
       for _, url in ipairs { "http://127.0.0.1:2/", "https://127.0.0.1:1/", "http://user@localhost:1/", "ftp://x/" } do
-        local message = raised(api.get, api, url)
+        local message = message_of(api.get, api, url)
         assert.match("bad argument 'url' to client:get: expected a path, or a URL with scheme, host and port of base_url",
           message)
         assert.is_nil(message:find("secret", 1, true))
@@ -195,7 +163,7 @@ describe("weft.http.client", function()
     it("as what it is: it cannot be changed, and shows no header", function()
       local api = http.client { base_url = "https://example.org/v1", headers = { ["X-Key"] = "secret" } }
       assert.equal("weft.http client: https://example.org", tostring(api))
-      assert.match("a client cannot be changed", raised(function() api.headers2 = {} end))
+      assert.match("a client cannot be changed", message_of(function() api.headers2 = {} end))
     end)
   end)
 
@@ -346,7 +314,7 @@ describe("weft.http.client", function()
 
   describe("misuse", function()
     local function refuses(message, options)
-      assert.match("^[^\n]*http_client_spec.lua:%d+: " .. message, raised(function() http.client(options) end))
+      assert.match("^[^\n]*http_client_spec.lua:%d+: " .. message, message_of(function() http.client(options) end))
     end
 
     it("of options is named", function()
@@ -369,13 +337,13 @@ describe("weft.http.client", function()
     it("of calls is named, at the caller's line", function()
       local api = http.client { base_url = "http://127.0.0.1:1" }
       local here = "^[^\n]*http_client_spec.lua:%d+: "
-      assert.match(here .. "bad argument 'url' to client:get", raised(function() api:get() end))
-      assert.match(here .. "bad option 'url' to client:post", raised(function() api:post("/", { url = "x" }) end))
-      assert.match(here .. "bad argument 'url' to client:request", raised(function() api:request {} end))
+      assert.match(here .. "bad argument 'url' to client:get", message_of(function() api:get() end))
+      assert.match(here .. "bad option 'url' to client:post", message_of(function() api:post("/", { url = "x" }) end))
+      assert.match(here .. "bad argument 'url' to client:request", message_of(function() api:request {} end))
       assert.match(here .. "bad argument 'retry.attempts' to client:put",
-        raised(function() api:put("/", { retry = { attempts = -1 } }) end))
+        message_of(function() api:put("/", { retry = { attempts = -1 } }) end))
       assert.match(here .. "bad argument 'json%.f' to client:patch",
-        raised(function() api:patch("/", { json = { f = print } }) end))
+        message_of(function() api:patch("/", { json = { f = print } }) end))
     end)
   end)
 end)

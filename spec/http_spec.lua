@@ -1,21 +1,17 @@
 -- Requests over real sockets: to the model server, and to a listener of this script's for what that one
 -- would never send.
 
+local calls = require "spec.support.calls"
 local json = require "weft.json"
 local leaks = require "spec.support.leaks"
-local socket = require "socket"
-local testing = require "weft.testing"
+local listeners = require "spec.support.listeners"
+local models = require "spec.support.models"
 local weft = require "weft"
 
+local raised = calls.raised
+local start, eventually, counter = models.server, models.eventually, models.counter
+
 local http = weft.http
-
-local servers, listeners = {}, {}
-
-local function start(options)
-  local server = assert(testing.model_server(options))
-  servers[#servers + 1] = server
-  return server
-end
 
 local function root(server)
   return "http://127.0.0.1:" .. server.port
@@ -37,29 +33,13 @@ local function content(res)
   return assert(res:json()).choices[1].message.content
 end
 
--- Waits until another thread has come so far.
-local function eventually(read, wanted)
-  for _ = 1, 4000 do
-    if read() == wanted then return end
-    socket.sleep(0.005)
-  end
-  error(("it is %s, not %s"):format(tostring(read()), tostring(wanted)), 2)
-end
-
-local function counter(server, name)
-  return function() return server:stats()[name] end
-end
-
 local function transfers()
   return weft.stats().transfers
 end
 
 local function listen()
-  local listener = assert(socket.bind("127.0.0.1", 0))
-  listener:settimeout(20)
-  listeners[#listeners + 1] = listener
-  local _, port = listener:getsockname()
-  return listener, "http://127.0.0.1:" .. port .. "/path?query=secret"
+  local listener, url = listeners.open()
+  return listener, url .. "/path?query=secret"
 end
 
 -- A task asks this script, which answers with these bytes. Returns what the task returned, and the
@@ -70,12 +50,9 @@ local function exchange(bytes, options)
   local task = group:go(function(_, at, given)
     return http.get(at, given)
   end, url, options)
-  local client, head = assert(listener:accept()), {}
+  local client = assert(listener:accept())
   client:settimeout(20)
-  for line in function() return assert(client:receive("*l")) end do
-    if line == "" then break end
-    head[#head + 1] = line
-  end
+  local head = assert(listeners.read_head(client))
   client:send(bytes)
   client:close()
   local res, err = task:wait()
@@ -83,24 +60,12 @@ local function exchange(bytes, options)
   return res, err, head
 end
 
-local function raised(fn, ...)
-  local ok, err = pcall(fn, ...)
-  assert.is_false(ok)
-  return err
-end
-
 describe("weft.http", function()
   before_each(leaks.before)
 
   after_each(function()
-    for i = #servers, 1, -1 do
-      servers[i]:close()
-      servers[i] = nil
-    end
-    for i = #listeners, 1, -1 do
-      listeners[i]:close()
-      listeners[i] = nil
-    end
+    models.stop()
+    listeners.stop()
     leaks.after()
   end)
 
@@ -272,8 +237,8 @@ describe("weft.http", function()
     end
 
     it("when nobody listens", function()
-      local _, url = listen()
-      listeners[1]:close()
+      local listener, url = listen()
+      listener:close()
       assert.match("GET http://127.0.0.1:%d+/path: ", fails("network", http.get(url)).message)
     end)
 

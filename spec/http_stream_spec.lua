@@ -1,8 +1,11 @@
 -- Answers that are read while they arrive: from a server that sends what each spec says.
 
+local calls = require "spec.support.calls"
 local leaks = require "spec.support.leaks"
 local raw = require "spec.support.raw_server"
 local weft = require "weft"
+
+local raised = calls.raised
 
 local http = weft.http
 
@@ -26,12 +29,6 @@ local function open(server, options)
   local given = { stream = true }
   for name, value in pairs(options or {}) do given[name] = value end
   return assert(http.get(server.url, given))
-end
-
-local function raised(fn, ...)
-  local ok, err = pcall(fn, ...)
-  assert.is_false(ok)
-  return err
 end
 
 local CHUNKED = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"

@@ -1,28 +1,12 @@
 -- Limiters between the script, tasks of weft.inline and tasks of pools.
 
+local calls = require "spec.support.calls"
 local leaks = require "spec.support.leaks"
+local tasks = require "spec.support.tasks"
 local weft = require "weft"
 
--- Runs fn(group) and fails when a task failed.
-local function run(options, fn)
-  return assert(weft.scope(options, fn))
-end
-
--- Lets the tasks of weft.inline that were started before run until they are parked.
-local function settle(group)
-  local ready = weft.channel(1)
-  group:go(function()
-    ready:send(true)
-  end)
-  ready:recv()
-end
-
-local function rejects(pattern, fn, ...)
-  local ok, raised = pcall(fn, ...)
-  assert.is_false(ok)
-  assert.matches(pattern, tostring(raised))
-  return raised
-end
+local rejects = calls.rejects
+local run, settle = tasks.run, tasks.settle
 
 local function near(expected, number)
   assert.is_true(math.abs(expected - number) < 1e-3, ("%g is not near %g"):format(number, expected))

@@ -1,60 +1,23 @@
 -- Chats with the model server, over real sockets.
 
+local calls = require "spec.support.calls"
 local leaks = require "spec.support.leaks"
-local socket = require "socket"
-local testing = require "weft.testing"
+local listeners = require "spec.support.listeners"
+local models = require "spec.support.models"
 local weft = require "weft"
 
+local raised = calls.raised
+local start, eventually, counter, last_body = models.server, models.eventually, models.counter, models.body
+local model = models.openai
+
 local KEY = "sk-test%.(key)-1"
-
-local servers = {}
-
-local function start(options)
-  local server = assert(testing.model_server(options))
-  servers[#servers + 1] = server
-  return server
-end
-
--- Tries again at once, unless the options say something else.
-local function model(server, options)
-  local given = { base_url = server.url, model = "m", retry = { base = 0 } }
-  for name, value in pairs(options or {}) do
-    given[name] = value
-  end
-  return weft.model.openai(given)
-end
-
-local function eventually(read, wanted)
-  for _ = 1, 4000 do
-    if read() == wanted then return end
-    socket.sleep(0.005)
-  end
-  error(("it is %s, not %s"):format(tostring(read()), tostring(wanted)), 2)
-end
-
-local function counter(server, name)
-  return function() return server:stats()[name] end
-end
-
-local function raised(fn, ...)
-  local ok, err = pcall(fn, ...)
-  assert.is_false(ok)
-  return err
-end
-
-local function last_body(server)
-  local requests = server:requests()
-  return assert(weft.json.decode(requests[#requests].body))
-end
 
 describe("weft.model.openai", function()
   before_each(leaks.before)
 
   after_each(function()
-    for i = #servers, 1, -1 do
-      servers[i]:close()
-      servers[i] = nil
-    end
+    models.stop()
+    listeners.stop()
     leaks.after()
   end)
 
@@ -355,10 +318,8 @@ describe("weft.model.openai", function()
   -- Answers of any shape, from a listener of this script's.
   describe("replies", function()
     local function reply(status, body)
-      local listener = assert(socket.bind("127.0.0.1", 0))
-      listener:settimeout(20)
-      local _, port = listener:getsockname()
-      local m = weft.model.openai({ base_url = "http://127.0.0.1:" .. port, model = "m", retry = { attempts = 1 } })
+      local listener, url = listeners.open()
+      local m = weft.model.openai({ base_url = url, model = "m", retry = { attempts = 1 } })
       local group = weft.group()
       local task = group:go(function() return m:chat({ prompt = "x" }) end)
       local client = assert(listener:accept())
@@ -371,7 +332,6 @@ describe("weft.model.openai", function()
       assert(client:receive(size))
       client:send(("HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s"):format(status, #body, body))
       client:close()
-      listener:close()
       local answer, err = task:wait()
       group:close()
       return answer, err

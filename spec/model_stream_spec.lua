@@ -1,8 +1,8 @@
 -- Streams of all three APIs against the model server: what arrives, what is complete, what is an error.
 
 local leaks = require "spec.support.leaks"
+local listeners = require "spec.support.listeners"
 local models = require "spec.support.models"
-local socket = require "socket"
 local weft = require "weft"
 
 local PROMPT = "one two three four five six seven eight"
@@ -23,6 +23,7 @@ describe("streams", function()
 
   after_each(function()
     models.stop()
+    listeners.stop()
     leaks.after()
   end)
 
@@ -222,9 +223,8 @@ describe("streams", function()
 
   -- Asks a listener of this script's, which answers with these bytes.
   local function ask_listener(kind, content_type, body, options)
-    local listener = assert(socket.bind("127.0.0.1", 0))
-    local _, port = listener:getsockname()
-    local given = { base_url = "http://127.0.0.1:" .. port, model = "m", retry = { attempts = 1 },
+    local listener, url = listeners.open()
+    local given = { base_url = url, model = "m", retry = { attempts = 1 },
       limits = { concurrency = 1, tokens_per_minute = 1e6 } }
     for name, value in pairs(options or {}) do given[name] = value end
     local m = weft.model[kind](given)
@@ -247,7 +247,6 @@ describe("streams", function()
     client:send(("HTTP/1.1 200 OK\r\nContent-Type: %s\r\nConnection: close\r\n\r\n%s"):format(content_type, body))
     client:close()
     local outcome = task:wait()
-    listener:close()
     group:close()
     assert.equal(0, m:stats().in_flight)
     return outcome

@@ -1,14 +1,11 @@
 -- weft.all, weft.any, weft.chain, weft.scope, weft.shield and weft.is.
 
-local weft = require "weft"
+local calls = require "spec.support.calls"
 local core = require "weft.core"
 local leaks = require "spec.support.leaks"
+local weft = require "weft"
 
-local function message_of(fn, ...)
-  local ok, err = pcall(fn, ...)
-  assert.is_false(ok)
-  return tostring(err)
-end
+local pack, message_of = calls.pack, calls.message_of
 
 -- Cancels `ctx` as soon as something arrives on the channel: call it before what blocks.
 local function cancel_on(channel, ctx, cause)
@@ -179,9 +176,6 @@ describe("weft.any", function()
   end)
 
   it("returns all values of the first success", function()
-    local function pack(...)
-      return { n = select("#", ...), ... }
-    end
     assert.same(pack(1, nil, { 3 }, nil), pack(weft.any({
       function()
         return 1, nil, { 3 }, nil

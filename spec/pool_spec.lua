@@ -1,14 +1,11 @@
 -- Pools: how many threads, what each state runs first, closing, resizing, stealing, what goes wrong.
 
+local calls = require "spec.support.calls"
 local core = require "weft.core"
 local leaks = require "spec.support.leaks"
 local weft = require "weft"
 
-local function raises(fn, ...)
-  local ok, raised = pcall(fn, ...)
-  assert.is_false(ok)
-  return tostring(raised)
-end
+local message_of = calls.message_of
 
 -- Runs fn(i) `count` times at once on the pool: the results.
 local function run(pool, count, fn, ...)
@@ -63,14 +60,14 @@ describe("weft.pool", function()
       [{ thread = 2 }] = "bad option 'thread' to weft.pool: known are threads, queue, name, init, nice",
       [{ 2 }] = "bad option 'number' to weft.pool",
     } do
-      assert.matches(problem, raises(weft.pool, options), 1, true)
+      assert.matches(problem, message_of(weft.pool, options), 1, true)
     end
-    assert.matches("bad argument 'options' to weft.pool: expected a table", raises(weft.pool, 4), 1, true)
+    assert.matches("bad argument 'options' to weft.pool: expected a table", message_of(weft.pool, 4), 1, true)
   end)
 
   it("refuses an init function that cannot cross, by the name of what it captured", function()
     local file = io.stdout
-    local message = raises(weft.pool, {
+    local message = message_of(weft.pool, {
       init = function()
         file:write "x"
       end,
@@ -171,7 +168,7 @@ describe("weft.pool", function()
   end)
 
   it("refuses to close the default pool", function()
-    assert.matches("the default pool belongs to the process", raises(weft.default_pool().close, weft.default_pool()), 1, true)
+    assert.matches("the default pool belongs to the process", message_of(weft.default_pool().close, weft.default_pool()), 1, true)
   end)
 
   it("ends its threads when nobody has it any more", function()
@@ -211,7 +208,7 @@ describe("weft.pool", function()
     assert.same({ "still there", n = 1 }, run(pool, 1, function()
       return "still there"
     end))
-    assert.matches("bad argument 'threads' to pool:resize", raises(pool.resize, pool, 0), 1, true)
+    assert.matches("bad argument 'threads' to pool:resize", message_of(pool.resize, pool, 0), 1, true)
     pool:close()
   end)
 

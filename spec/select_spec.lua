@@ -1,34 +1,15 @@
 -- weft.select between the script, tasks of weft.inline and tasks of pools.
 
+local calls = require "spec.support.calls"
 local leaks = require "spec.support.leaks"
+local tasks = require "spec.support.tasks"
 local weft = require "weft"
+
+local pack, rejects = calls.pack, calls.rejects
+local run, settle = tasks.run, tasks.settle
 
 local ROUNDS = os.getenv("WEFT_SAN") and 200 or 1000
 local MANY = os.getenv("WEFT_SAN") and 50 or 500 -- ThreadSanitizer knows 64 locks at once
-
-local function pack(...)
-  return { n = select("#", ...), ... }
-end
-
-local function run(options, fn)
-  return assert(weft.scope(options, fn))
-end
-
--- Lets the tasks of weft.inline that were started before run until they are parked.
-local function settle(group)
-  local ready = weft.channel(1)
-  group:go(function()
-    ready:send(true)
-  end)
-  ready:recv()
-end
-
-local function rejects(pattern, fn, ...)
-  local ok, raised = pcall(fn, ...)
-  assert.is_false(ok)
-  assert.matches(pattern, tostring(raised))
-  return raised
-end
 
 local function holding(...)
   local ch = weft.channel(select("#", ...))

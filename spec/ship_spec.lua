@@ -1,10 +1,13 @@
 -- Shipping closures: what they capture, code that is found by name, writes that would be lost, and the
 -- caches of code.
 
-local weft = require "weft"
+local calls = require "spec.support.calls"
 local core = require "weft.core"
 local leaks = require "spec.support.leaks"
 local sample = require "spec.support.sample"
+local weft = require "weft"
+
+local message_of = calls.message_of
 
 local unpack = table.unpack or unpack
 local load_text = loadstring or load
@@ -19,12 +22,6 @@ local function run(fn, ...)
     error(values[2], 0)
   end
   return unpack(values, 1, values.n)
-end
-
-local function message_of(fn, ...)
-  local ok, err = pcall(fn, ...)
-  assert.is_false(ok)
-  return tostring(err)
 end
 
 local function refusal(fn, ...)

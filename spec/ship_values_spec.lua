@@ -1,15 +1,14 @@
 -- What crosses between Lua states: values of all kinds, as arguments, captures and results, and what
 -- cannot cross.
 
-local weft = require "weft"
+local calls = require "spec.support.calls"
 local leaks = require "spec.support.leaks"
+local weft = require "weft"
+
+local pack, message_of = calls.pack, calls.message_of
 
 local unpack = table.unpack or unpack
 local is_54 = _VERSION == "Lua 5.4"
-
-local function pack(...)
-  return { n = select("#", ...), ... }
-end
 
 -- The values, after a trip to a task as arguments and back as results.
 local function trip(...)
@@ -48,12 +47,6 @@ local function trip_captured(value)
     error(result, 0)
   end
   return result
-end
-
-local function message_of(fn, ...)
-  local ok, err = pcall(fn, ...)
-  assert.is_false(ok)
-  return tostring(err)
 end
 
 -- What go says to an argument that cannot be sent.

@@ -1,33 +1,14 @@
 -- Singleflights between the script, tasks of weft.inline and tasks of pools.
 
+local calls = require "spec.support.calls"
 local leaks = require "spec.support.leaks"
+local tasks = require "spec.support.tasks"
 local weft = require "weft"
 
+local pack, rejects = calls.pack, calls.rejects
+local run, settle = tasks.run, tasks.settle
+
 local MANY = os.getenv("WEFT_SAN") and 101 or 1001
-
-local function pack(...)
-  return { n = select("#", ...), ... }
-end
-
-local function run(options, fn)
-  return assert(weft.scope(options, fn))
-end
-
--- Lets the tasks of weft.inline that were started before run until they are parked.
-local function settle(group)
-  local ready = weft.channel(1)
-  group:go(function()
-    ready:send(true)
-  end)
-  ready:recv()
-end
-
-local function rejects(pattern, fn, ...)
-  local ok, raised = pcall(fn, ...)
-  assert.is_false(ok)
-  assert.matches(pattern, tostring(raised))
-  return raised
-end
 
 -- How many tasks wait in that call.
 local function waiting_for(call)

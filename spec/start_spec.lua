@@ -1,27 +1,12 @@
 -- group:start, weft.supervise, and what scopes raise when body and tasks fail.
 
+local calls = require "spec.support.calls"
 local leaks = require "spec.support.leaks"
+local tasks = require "spec.support.tasks"
 local weft = require "weft"
 
-local function pack(...)
-  return { n = select("#", ...), ... }
-end
-
-local function rejects(pattern, fn, ...)
-  local ok, raised = pcall(fn, ...)
-  assert.is_false(ok)
-  assert.matches(pattern, tostring(raised))
-  return raised
-end
-
--- Lets the tasks of weft.inline that were started before run until they are parked.
-local function settle(group)
-  local ready = weft.channel(1)
-  group:go(function()
-    ready:send(true)
-  end)
-  ready:recv()
-end
+local pack, rejects = calls.pack, calls.rejects
+local settle = tasks.settle
 
 describe("group:start", function()
   before_each(leaks.before)

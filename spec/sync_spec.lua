@@ -1,43 +1,14 @@
 -- Semaphores and waitgroups between the script, tasks of weft.inline and tasks of pools.
 
+local calls = require "spec.support.calls"
 local leaks = require "spec.support.leaks"
+local tasks = require "spec.support.tasks"
 local weft = require "weft"
 
+local pack, rejects = calls.pack, calls.rejects
+local run, settle, with_pool = tasks.run, tasks.settle, tasks.with_pool
+
 local MANY = os.getenv("WEFT_SAN") and 1001 or 10001
-
-local function pack(...)
-  return { n = select("#", ...), ... }
-end
-
-local function with_pool(threads, fn)
-  local pool = weft.pool({ threads = threads })
-  local ok, raised = pcall(fn, pool)
-  pool:close()
-  if not ok then
-    error(raised, 0)
-  end
-end
-
--- Runs fn(group) and fails when a task failed.
-local function run(options, fn)
-  return assert(weft.scope(options, fn))
-end
-
--- Lets the tasks of weft.inline that were started before run until they are parked.
-local function settle(group)
-  local ready = weft.channel(1)
-  group:go(function()
-    ready:send(true)
-  end)
-  ready:recv()
-end
-
-local function rejects(pattern, fn, ...)
-  local ok, raised = pcall(fn, ...)
-  assert.is_false(ok)
-  assert.matches(pattern, tostring(raised))
-  return raised
-end
 
 describe("weft.semaphore", function()
   before_each(leaks.before)

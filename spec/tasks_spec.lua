@@ -1,7 +1,7 @@
 -- What every task does: weft.tasks(), the dump, and SIGQUIT.
 
 local leaks = require "spec.support.leaks"
-local process = require "spec.support.process"
+local script = require "spec.support.script"
 local weft = require "weft"
 
 local HERE = debug.getinfo(1, "S").short_src
@@ -241,7 +241,7 @@ end)
 
 describe("weft.dump_on_sigquit", function()
   it_with_processes("prints the tasks whenever SIGQUIT comes, and the process goes on", function()
-    local output, ok = process.run([[
+    local ended = script.run([[
       local weft = require "weft"
       weft.dump_on_sigquit()
       weft.dump_on_sigquit()
@@ -267,10 +267,10 @@ describe("weft.dump_on_sigquit", function()
       assert(group:wait())
       print "still here"
     ]])
-    assert.is_true(ok, output)
-    local _, dumps = output:gsub("task 1 'quiet'", "")
-    assert.equal(2, dumps, output)
-    assert.matches("the script: waits in weft.sleep", output)
-    assert.matches("still here", output)
+    assert.equal(0, ended.status, ended.out)
+    local _, dumps = ended.out:gsub("task 1 'quiet'", "")
+    assert.equal(2, dumps, ended.out)
+    assert.matches("the script: waits in weft.sleep", ended.out)
+    assert.matches("still here", ended.out)
   end)
 end)

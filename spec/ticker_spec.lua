@@ -1,18 +1,12 @@
 -- weft.after and weft.ticker.
 
+local calls = require "spec.support.calls"
 local leaks = require "spec.support.leaks"
+local tasks = require "spec.support.tasks"
 local weft = require "weft"
 
-local function run(options, fn)
-  return assert(weft.scope(options, fn))
-end
-
-local function rejects(pattern, fn, ...)
-  local ok, raised = pcall(fn, ...)
-  assert.is_false(ok)
-  assert.matches(pattern, tostring(raised))
-  return raised
-end
+local rejects = calls.rejects
+local run = tasks.run
 
 describe("weft.after", function()
   before_each(leaks.before)

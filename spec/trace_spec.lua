@@ -1,7 +1,7 @@
 -- Traces: what is in the file, that it is whole at every moment, and what happens when it cannot be written.
 
 local leaks = require "spec.support.leaks"
-local process = require "spec.support.process"
+local script = require "spec.support.script"
 local testing = require "weft.testing"
 local weft = require "weft"
 
@@ -220,7 +220,7 @@ describe("weft.trace", function()
     end
     for _, ending in ipairs({ "os.exit(0)", 'os.execute("kill -9 " .. io.open("/proc/self/stat"):read("*n"))', "error('x')", "" }) do
       local path = os.tmpname()
-      process.run(([[
+      script.run(([[
         local weft = require "weft"
         trace = assert(weft.trace({ file = %q }))
         for i = 1, 2000 do weft.span("span", function() end) end
@@ -245,7 +245,7 @@ describe("weft.trace", function()
     assert.is_nil(none)
     assert.matches("/dev/full: No space left on device", tostring(err), 1, true)
     local path = os.tmpname()
-    local out = process.run(([[
+    local ended = script.run(([[
       local weft = require "weft"
       local trace = assert(weft.trace({ file = %q }))
       for i = 1, 4000 do weft.span("span", function() end) end
@@ -253,8 +253,8 @@ describe("weft.trace", function()
       weft.span("late", function() end)
       io.write(trace:stop())
     ]]):format(path), "ulimit -f 100;") -- blocks of at most 1024 bytes
-    local dropped, written = tonumber(out), #read(path)
-    assert.is_true(dropped > 0 and written > 0, out)
+    local dropped, written = tonumber(ended.out), #read(path)
+    assert.is_true(dropped > 0 and written > 0, ended.out)
     os.remove(path)
   end)
 

@@ -1,4 +1,4 @@
--- Runs a script in an interpreter of its own, as a user would, and tells how that ended.
+--- Runs a script in an interpreter of its own, as a user would, and tells how that ended.
 
 local script = {}
 
@@ -20,14 +20,14 @@ local function write(path, text)
   file:close()
 end
 
---- Runs Lua code to its end; the suite's paths are in the environment already.
+--- Runs Lua code to its end, with the interpreter that runs this; the suite's paths are in the environment already.
 -- @tparam string code
 -- @tparam[opt] string prefix of the command, such as "taskset -c 0"
 -- @treturn table `out` (both streams), `status` (as the shell gives it: 128 + n for signal n, 124 when it hung)
 function script.run(code, prefix)
   local path = os.tmpname()
   write(path, code)
-  local command = ("%s timeout 60 %s %s"):format(prefix or "", quote(interpreter()), quote(path))
+  local command = ("%s timeout 120 %s %s"):format(prefix or "", quote(interpreter()), quote(path))
   local pipe = assert(io.popen("{ " .. command .. "; } 2>&1; printf '\\nstatus=%d' $?"))
   local all = pipe:read "*a"
   pipe:close()
