@@ -1,7 +1,7 @@
 -- Runs every contender's round of each benchmark in turn, several times, and prints medians, ratios to the
 -- first contender, and a line for each target: what was measured, what was aimed at, and whether it is met.
 --
--- Usage: lua bench/compare.lua ROUNDS "benchmark …" "name=command" …; a command gets a benchmark as its last
+-- usage: lua bench/compare.lua ROUNDS "benchmark …" "name=command" …; a command gets a benchmark as its last
 -- argument and prints lines "name<TAB>figure<TAB>unit".
 local rounds = tonumber(arg[1])
 local contenders = {}

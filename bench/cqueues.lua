@@ -1,7 +1,7 @@
 -- The same work with a native thread a task, which is what cqueues has. Prints "name<TAB>figure<TAB>unit",
 -- and nothing for what it cannot do.
 --
--- Usage: lua5.4 bench/cqueues.lua THREADS noop|go_wait …
+-- usage: lua5.4 bench/cqueues.lua THREADS noop|go_wait …
 local thread = require "cqueues.thread"
 local cqueues = require "cqueues"
 

@@ -1,7 +1,7 @@
 -- The same work on luv's thread pool: no groups, no captures, results in callbacks. Prints
 -- "name<TAB>figure<TAB>unit", and nothing for what luv cannot do.
 --
--- Usage: luajit bench/luv.lua THREADS noop|captures|go_wait …
+-- usage: luajit bench/luv.lua THREADS noop|captures|go_wait …
 local uv = require "luv"
 
 local TASKS = 200000

@@ -2,7 +2,7 @@
 # Compares weft with Go's errgroup and with the Lua libraries that Debian packages (luv's thread pool; cqueues, a
 # thread a task), all in one run. Prints the machine, the settings, medians, ratios and targets.
 #
-# Usage: make bench [ROUNDS=5] [BENCH="noop map …"]. What else runs on the machine shows: use an idle one.
+# usage: make bench [ROUNDS=5] [BENCH="noop map …"]. What else runs on the machine shows: use an idle one.
 set -eu
 cd "$(dirname "$0")/.."
 rounds=${ROUNDS:-5}

@@ -1,6 +1,6 @@
 -- Channels, select and what else tasks meet at. One round of what is named; prints "name<TAB>figure<TAB>unit".
 --
--- Usage: lua bench/sync.lua pingpong|threads|select|semaphore|limiter|dict …
+-- usage: lua bench/sync.lua pingpong|threads|select|semaphore|limiter|dict …
 local weft = require "weft"
 
 local function report(name, seconds, n)

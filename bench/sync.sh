@@ -2,7 +2,7 @@
 # Compares weft's channels and select with Go's, and says what other primitives cost, from Lua and from C, all in one
 # run. Prints the machine, the settings, medians, ratios and targets.
 #
-# Usage: make bench-sync [ROUNDS=5] [BENCH="pingpong select …"]. What else runs on the machine shows: use an idle one.
+# usage: make bench-sync [ROUNDS=5] [BENCH="pingpong select …"]. What else runs on the machine shows: use an idle one.
 set -eu
 cd "$(dirname "$0")/.."
 rounds=${ROUNDS:-5}

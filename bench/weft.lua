@@ -1,6 +1,6 @@
 -- The work of bench/go/main.go, with weft. One round of what is named; prints "name<TAB>figure<TAB>unit".
 --
--- Usage: lua bench/weft.lua THREADS noop|captures|table|go_wait|parked|parked3|map|speedup …
+-- usage: lua bench/weft.lua THREADS noop|captures|table|go_wait|parked|parked3|map|speedup …
 local weft = require "weft"
 
 local TASKS = 200000

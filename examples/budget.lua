@@ -1,6 +1,6 @@
 -- budget.lua: many calls at once under limits and a budget; what was skipped is asked when there is more money.
 --
--- Usage: lua examples/budget.lua [CALLS]
+-- usage: lua examples/budget.lua [CALLS]
 --
 -- Talks to a bundled model server that knows how to be overloaded: it answers some calls with 429 or 503.
 local weft = require "weft"

@@ -1,6 +1,6 @@
 -- chat.lua: a conversation with a model, printed while it is being written.
 --
--- Usage: lua examples/chat.lua [QUESTION …]
+-- usage: lua examples/chat.lua [QUESTION …]
 --
 -- Each argument is one turn; without arguments it asks two questions of its own. Talks to a bundled model
 -- server that writes slowly and fails once; with OPENAI_API_KEY or ANTHROPIC_API_KEY set, to that service

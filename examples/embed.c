@@ -1,6 +1,6 @@
 /* embed.c: the core without Lua: an errgroup of C functions with a deadline.
  *
- * Usage: make embed && build/embed
+ * usage: make embed
  *
  * Eight tasks count primes on native threads; a ninth sleeps for an hour and is cut short by the
  * deadline of 0.3 seconds, which the group reports as its error.

@@ -1,6 +1,6 @@
 -- fallback.lua: a slow and a broken provider, and an answer all the same.
 --
--- Usage: lua examples/fallback.lua
+-- usage: lua examples/fallback.lua
 --
 -- Talks to a bundled model server that plays both providers: one that is overloaded (after three failures its
 -- breaker opens, and it is left alone), and one that is slow now and then (a second request is sent).

@@ -1,6 +1,6 @@
 -- stream.lua: asks a model and prints the answer while it is being written, then what it cost.
 --
--- Usage: lua examples/stream.lua [QUESTION]
+-- usage: lua examples/stream.lua [QUESTION]
 --
 -- Reads the server-sent events of an API in the shape of OpenAI's by weft.http alone; weft.model does this
 -- and more (see examples/triage.lua for models). Talks to a bundled model server that writes slowly; with

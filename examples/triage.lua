@@ -1,6 +1,6 @@
 -- triage.lua: sorts real texts with three models in parallel.
 --
--- Usage: make demo, or: lua examples/triage.lua [--input FILE] [--output FILE] [--limit N] [--items N]
+-- usage: make demo, or: lua examples/triage.lua [--input FILE] [--output FILE] [--limit N] [--items N]
 --
 -- Reads JSON lines with a `description`, and passes each item through: sanitize, enrich, three models at
 -- once (topic, sentiment, summary), validate. Writes one JSON line an item to the output, errors

@@ -2,14 +2,7 @@
 -- Those that show Lua 5.4's <close> are for it alone.
 
 local clients = require "spec.support.model_client"
-
-local function interpreter()
-  local name = "lua"
-  for i = -1, -10, -1 do
-    name = arg[i] and not arg[i]:match("^%-") and arg[i] or name
-  end
-  return name
-end
+local script = require "spec.support.script"
 
 local function read(path)
   local file = assert(io.open(path))
@@ -23,7 +16,7 @@ local function run(code, folder)
   local file = assert(io.open(folder .. "/example.lua", "w"))
   file:write(code)
   file:close()
-  return clients.shell(("cd %s && timeout 60 %s example.lua 2>&1"):format(folder, interpreter()))
+  return clients.shell(("cd %s && timeout 60 %s example.lua 2>&1"):format(folder, script.interpreter()))
 end
 
 local function expected(code)

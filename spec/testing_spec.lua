@@ -635,47 +635,4 @@ describe("weft.testing.model_server", function()
         "bad argument 'seconds' to server:join: expected a number of seconds >= 0, got -1")
     end)
   end)
-
-  describe("examples/model_server.lua", function()
-    local interpreter = arg[-1] or "lua"
-    for i = -1, -10, -1 do
-      interpreter = arg[i] and not arg[i]:match("^%-") and arg[i] or interpreter
-    end
-
-    local function example(args)
-      local output = shell(("%s examples/model_server.lua %s 2>&1; echo exit $?")
-        :format(interpreter, args))
-      local text, exit = output:match("^(.*)exit (%d+)\n$")
-      return text, tonumber(exit)
-    end
-
-    -- A shell's background job ignores SIGINT, so env undoes that.
-    local script = [[
-      log=$(mktemp)
-      env --default-signal=INT %s examples/model_server.lua --port 0 >$log 2>&1 &
-      until grep -q listening $log || ! kill -0 $!; do sleep 0.01; done
-      kill -%s $!
-      wait $!
-      code=$?
-      cat $log
-      rm $log
-      echo exit $code
-    ]]
-
-    with_shell(it, "ends with 130 on Ctrl-C and 143 on SIGTERM", function()
-      for signal, status in pairs({ INT = 130, TERM = 143 }) do
-        local output = shell(script:format(interpreter, signal))
-        assert.match("^listening on http://127.0.0.1:%d+/v1\nexit " .. status .. "\n$", output)
-      end
-    end)
-
-    with_shell(it, "says how it is used", function()
-      for _, args in ipairs({ "", "--port", "--port x", "--what 1", "--port 0 --latency -1", "--port 0 --key",
-        "--port 0 --chunks 0" }) do
-        local text, exit = example(args)
-        assert.match("\nusage: lua examples/model_server.lua %-%-port N", text)
-        assert.equal(2, exit)
-      end
-    end)
-  end)
 end)

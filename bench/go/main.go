@@ -1,6 +1,6 @@
 // The work of bench/weft.lua, with Go's errgroup. One round of what is named; prints "name<TAB>figure<TAB>unit".
 //
-// Usage: go-bench PROCS noop|captures|table|go_wait|parked|parked3|map|speedup …
+// usage: go-bench PROCS noop|captures|table|go_wait|parked|parked3|map|speedup …
 package main
 
 import (

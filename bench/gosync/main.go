@@ -1,6 +1,6 @@
 // The work of bench/sync.lua, with Go. One round of what is named; prints "name<TAB>figure<TAB>unit".
 //
-// Usage: gosync pingpong|threads|select …
+// usage: gosync pingpong|threads|select …
 package main
 
 import (
