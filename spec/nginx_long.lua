@@ -1,4 +1,4 @@
---- The long form of spec/nginx_spec.lua: `make test-nginx-long`. Ten reloads under load, and 100,000 requests of every
+--- The long form of spec/nginx_life_spec.lua: `make test-nginx-long`. Ten reloads under load, and 100,000 requests of every
 -- kind to one worker, after which nothing has grown. Prints what it measured.
 local nginx = require "spec.support.nginx"
 

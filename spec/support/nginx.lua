@@ -201,6 +201,15 @@ end
 
 -- ---- processes ----
 
+--- Waits until nothing that weft did in the worker is left.
+-- @tparam string what that is, for the error
+function Server:await_idle(what)
+  nginx.await(what, function()
+    local stats = self:stats()
+    return stats.parked == 0 and stats.timers == 0 and stats.groups == 0
+  end)
+end
+
 function Server:signal(name, pid)
   shell(("kill -%s %d"):format(name, pid or self.pid))
 end

@@ -33,4 +33,14 @@ function tasks.with_pool(threads, fn)
   end
 end
 
+--- All values of a channel, until it is closed.
+-- @treturn table
+function tasks.drain(ch)
+  local values = {}
+  for value in ch:iter() do
+    values[#values + 1] = value
+  end
+  return values
+end
+
 return tasks

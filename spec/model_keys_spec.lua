@@ -1,0 +1,143 @@
+-- API keys, which never appear in an error, a log, or what is printed of a model.
+
+local calls = require "spec.support.calls"
+local leaks = require "spec.support.leaks"
+local listeners = require "spec.support.listeners"
+local models = require "spec.support.models"
+local weft = require "weft"
+
+local raised = calls.raised
+local start, model = models.server, models.openai
+
+local KEY = "sk-test%.(key)-1"
+
+describe("weft.model.openai", function()
+  before_each(leaks.before)
+
+  after_each(function()
+    models.stop()
+    listeners.stop()
+    leaks.after()
+  end)
+
+  describe("keys", function()
+    it("never appear in errors", function()
+      local faults = {}
+      for _, status in ipairs({ 400, 401, 403, 404, 500 }) do
+        faults[#faults + 1] = { status = status, message = ("key %s is %s wrong"):format(KEY, KEY) }
+      end
+      local server = start({ faults = faults })
+      local m = model(server, { api_key = KEY, retry = { attempts = 1 } })
+      for _ = 1, #faults do
+        local _, err = m:chat({ prompt = "x" })
+        assert.match("key %[redacted%] is %[redacted%] wrong", err.message)
+        assert.is_nil(tostring(err):find(KEY, 1, true))
+      end
+    end)
+
+    it("are not cut in the middle by the limit of the text", function()
+      local server = start({ faults = { { status = 400, message = ("x"):rep(294) .. KEY } } })
+      local _, err = model(server, { api_key = KEY }):chat({ prompt = "x" })
+      assert.is_nil(err.message:find("sk-", 1, true))
+    end)
+
+    it("in own headers count as well", function()
+      local server = start({ faults = { { status = 400, message = "secret-2 and " .. KEY } } })
+      local _, err = model(server, { api_key = KEY, headers = { ["api-key"] = "secret-2" } }):chat({ prompt = "x" })
+      assert.match(": %[redacted%] and %[redacted%]$", err.message)
+    end)
+
+    -- Everything that a table holds, as text.
+    local function dump(value, out, seen)
+      out, seen = out or {}, seen or {}
+      if type(value) == "table" and not seen[value] then
+        seen[value] = true
+        for key, item in pairs(value) do
+          dump(key, out, seen)
+          dump(item, out, seen)
+        end
+      else
+        out[#out + 1] = tostring(value)
+      end
+      return table.concat(out, " ")
+    end
+
+    it("are hidden from who prints all of a model, or of its stream", function()
+      local server = start()
+      local m = model(server, { api_key = KEY, headers = { ["x-team"] = "secret-2" }, base_url = server.url .. "?key=secret-3" })
+      local stream = assert(m:stream({ prompt = "one two three" }))
+      for _, text in ipairs({ dump(m), dump(stream), dump(weft.model.fallback({ m })), dump(stream:result()), tostring(stream) }) do
+        assert.is_true(#text > 5)
+        assert.is_nil(text:find("sk-test", 1, true))
+        assert.is_nil(text:find("secret-", 1, true))
+      end
+      local group = weft.group() -- nor does a task see them there
+      group:go(function()
+        assert(m:chat({ prompt = "x" }))
+        return dump(m)
+      end)
+      assert.is_nil(assert(group:wait())[1]:find("sk-test", 1, true))
+      group:close()
+      assert.equal("Bearer " .. KEY, server:requests()[2].headers.authorization)
+      assert.equal("secret-2", server:requests()[2].headers["x-team"])
+    end)
+
+    it("in any form, and in the causes of errors, never appear", function()
+      local forms = { KEY, "sk-test%25.%28key%29-1", "Authorization: Bearer other-key", '"x-api-key": "other-key"' }
+      local faults = {}
+      for _, form in ipairs(forms) do
+        faults[#faults + 1] = { status = 400, message = "you sent " .. form }
+        faults[#faults + 1] = { status = 400, body = '{"error":{"message":"you sent ' .. form:gsub('"', '\\"') .. '"}}' }
+        faults[#faults + 1] = { status = 400, body = "<p>you sent " .. form .. "</p>" }
+      end
+      local server = start({ faults = faults })
+      local m = model(server, { api_key = KEY, base_url = server.url .. "?api_key=" .. "secret-3" })
+      for _ = 1, #faults do
+        local _, err = m:chat({ prompt = "x" })
+        local text = dump(err)
+        assert.match("%[redacted%]", text)
+        assert.is_nil(text:find("sk-test", 1, true))
+        assert.is_nil(text:find("other-key", 1, true))
+      end
+      local key = "secretkey4"
+      local of_path = weft.model.openai({ model = "m", api_key = key, retry = { attempts = 1 },
+        base_url = "http://127.0.0.1:1/" .. key .. "/v1?key=" .. key })
+      local _, err = of_path:chat({ prompt = "x" })
+      assert.match("127.0.0.1", dump(err))
+      assert.is_nil(dump(err):find(key, 1, true))
+      assert.is_nil(tostring(of_path):find(key, 1, true))
+    end)
+
+    it("that a stream echoes are taken out of its error", function()
+      for _, inside in ipairs({ "data", "event" }) do
+        local server = start({ faults = { { status = 400, inside = inside, message = "key " .. KEY } } })
+        local stream = assert(model(server, { api_key = KEY }):stream({ prompt = "one two three four" }))
+        local _, err = stream:result()
+        assert.is_nil(dump(err):find("sk-test", 1, true))
+        assert.match("key %[redacted%]", err.message)
+      end
+    end)
+
+    it("are hidden from tostring", function()
+      local server = start()
+      local m = model(server, { api_key = KEY, base_url = server.url .. "?key=" .. KEY })
+      assert.equal("weft.model.openai: m at " .. server.url, tostring(m))
+    end)
+
+    it("that were refused are named by status alone", function()
+      local server = start({ api_key = KEY })
+      local _, err = model(server, { api_key = "sk-wrong" }):chat({ prompt = "x" })
+      assert.equal("auth", err.kind)
+      assert.is_nil(tostring(err):find("sk-wrong", 1, true))
+      assert.equal(1, server:stats().requests)
+    end)
+
+    it("do not show in complaints about arguments", function()
+      for _, given in ipairs({ KEY, { model = "m", api_key = KEY .. "\n" }, { model = "m", timeout = KEY },
+        { model = "m", retry = KEY }, { model = "m", base_url = "https://user:" .. KEY .. "@host/" },
+        { model = "m", base_url = KEY }, { model = "m", headers = { x = KEY .. "\n" } } }) do
+        assert.is_nil(raised(weft.model.openai, given):find("sk-test", 1, true))
+      end
+    end)
+  end)
+end)
