@@ -14,6 +14,7 @@ typedef struct weft_blocked {
   weft_waiter on_context;
 } weft_blocked;
 
+/* Before the source's "or wait" function is called. Ends in weft_blocked_wait or _drop. */
 void weft_blocked_init(weft_blocked *blocked);
 /* After on_source was queued: blocks. 1: the source claimed it; 0: the context is done, and the
  * caller takes on_source out of the source's queue. The party is dropped. */

@@ -52,6 +52,7 @@ typedef struct weft_budget_state {
   int64_t remaining; /* what could be reserved now; never below 0 */
   int is_warned;
 } weft_budget_state;
+/* All sums as they are at one moment. */
 weft_budget_state weft_budget_read(weft_budget *budget);
 
 #endif

@@ -9,6 +9,7 @@ typedef struct weft_clock {
   uint64_t (*coarse_ns)(void); /* NULL: as now_ns */
 } weft_clock;
 
+/* By the clock that is set. */
 uint64_t weft_clock_now_ns(void);
 /* The same within some milliseconds, for less: for ages and the like. */
 uint64_t weft_clock_coarse_ns(void);

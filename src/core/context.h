@@ -1,4 +1,8 @@
-/* context.h: the inside of contexts that groups, primitives and the binding use. */
+/* context.h: the inside of contexts that groups, primitives and the binding use.
+ *
+ * Any thread calls any function here; none blocks. The caller keeps a reference while a waiter of
+ * its is queued.
+ */
 #ifndef WEFT_CORE_CONTEXT_H
 #define WEFT_CORE_CONTEXT_H
 

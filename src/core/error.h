@@ -1,4 +1,7 @@
-/* error.h: the core's error object: kind, message and, for the binding, a parcel with the rest. */
+/* error.h: the core's error object: kind, message and, for the binding, a parcel with the rest.
+ *
+ * Constant once it is made, and counted: any thread may hold, read and release one. Nothing blocks.
+ */
 #ifndef WEFT_CORE_ERROR_H
 #define WEFT_CORE_ERROR_H
 
@@ -13,7 +16,8 @@ struct weft_error {
   weft_parcel detail;  /* the binding's form of this error; empty when the core made it */
 };
 
-/* Takes the contents of `detail` over (it is empty afterwards). */
+/* Takes the contents of `detail` over (it is empty afterwards). Never NULL: without memory the
+ * constant error. */
 weft_error *weft_error_with_detail(const char *kind, const char *message, weft_parcel *detail);
 
 #endif

@@ -1,4 +1,4 @@
-/* hash.h: a number for a string of bytes (FNV-1a, its halves folded). */
+/* hash.h: a number for a string of bytes (FNV-1a, its halves folded). Any thread. */
 #ifndef WEFT_CORE_HASH_H
 #define WEFT_CORE_HASH_H
 

@@ -63,6 +63,7 @@ typedef enum weft_health_outcome {
   WEFT_HEALTH_SICK,     /* both */
   WEFT_HEALTH_UNKNOWN,  /* the call was cancelled */
 } weft_health_outcome;
+/* After each call that was let in: how it came out, and when it began. */
 void weft_health_report(weft_health *health, weft_health_outcome outcome, uint64_t started_ns,
                         uint64_t now_ns, int is_probe);
 
@@ -73,6 +74,7 @@ void weft_health_sample(weft_health *health, int series, double seconds);
 double weft_health_quantile(weft_health *health, int series, double share, uint32_t least);
 
 enum { WEFT_BREAKER_CLOSED, WEFT_BREAKER_OPEN, WEFT_BREAKER_HALF_OPEN };
+/* What the breaker would say to a call now. */
 int weft_health_breaker(weft_health *health, uint64_t now_ns);
 
 #endif

@@ -211,6 +211,7 @@ typedef struct weft_http_stats {
   uint32_t handles; /* easy handles */
   uint64_t started, failed; /* transfers since the process began; failed: without an answer */
 } weft_http_stats;
+/* Each count is right; together they are of no one moment. Any thread. */
 void weft_http_stats_read(weft_http_stats *stats);
 
 #endif

@@ -190,8 +190,11 @@ weft_error *weft_http_error_of_name(weft_http_transfer *transfer, CURLcode code,
 
 /* ---- http_response.c [I/O] ---- */
 
+/* libcurl's callbacks; `slot` is a weft_http_slot. Taking less than `size` ends the transfer, and
+ * its refusal says why. */
 size_t weft_http_on_head(char *line, size_t one, size_t size, void *slot);
 size_t weft_http_on_body(char *bytes, size_t one, size_t size, void *slot);
+/* Frees the content that has come so far. */
 void weft_http_drop_response(weft_http_transfer *transfer);
 
 /* ---- http_stream.c ---- */
@@ -220,11 +223,13 @@ void weft_http_redirect_turn(weft_http_transfer *transfer);
 
 /* ---- http_socket.c [I/O] ---- */
 
+/* libcurl's callbacks: what it waits for, and until when; how its sockets are opened and closed. */
 int weft_http_on_socket(CURL *easy, curl_socket_t fd, int what, void *shard, void *unused);
 int weft_http_on_timer(CURLM *multi, long ms, void *shard);
 curl_socket_t weft_http_open_socket(void *slot, curlsocktype purpose,
                                     struct curl_sockaddr *address);
 int weft_http_close_socket(void *unused, curl_socket_t fd);
+/* Frees the table, when no socket is left. */
 void weft_http_sockets_free(void);
 void weft_http_sockets_forget(void); /* in the child of a fork */
 

@@ -44,6 +44,7 @@ int weft_limiter_take_or_wait(weft_limiter *limiter, uint64_t deadline_ns, weft_
  * wait's winner is this waiter, its tokens are taken and its wake is due. */
 void weft_limiter_unwait(weft_limiter *limiter, weft_waiter *waiter);
 
+/* Tokens a second, and how many at once, as they were set last. */
 double weft_limiter_rate(weft_limiter *limiter);
 uint32_t weft_limiter_burst(weft_limiter *limiter);
 /* How many tokens could be taken now, less what those who wait want. */

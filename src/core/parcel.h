@@ -42,7 +42,9 @@ void weft_parcel_empty(weft_parcel *parcel);
  * afterwards. */
 void weft_parcel_move(weft_parcel *to, weft_parcel *from);
 
+/* Empty, without memory. */
 void weft_parcel_writer_init(weft_parcel_writer *writer);
+/* Drops what was written, its references and the memory. */
 void weft_parcel_writer_free(weft_parcel_writer *writer);
 /* Drops what was written so far and its references. */
 void weft_parcel_writer_reset(weft_parcel_writer *writer);

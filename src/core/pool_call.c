@@ -1,6 +1,7 @@
 /* pool_call.c: pools for C programs: tasks that are functions, and closing with a limit.
  *
- * Owns nothing. Invariant: a task's parcel holds its function and argument until it ends.
+ * Owns nothing. Any thread makes and closes pools; their workers run the tasks. Invariant: a
+ * task's parcel holds its function and argument until it ends.
  */
 #include "pool.h"
 

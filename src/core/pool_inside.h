@@ -6,6 +6,8 @@
 
 /* ---- pool.c ---- */
 
+/* The last reference and the last thread have gone; whoever saw the second of them calls it, once,
+ * without locks. */
 void weft_pool_free(weft_pool *pool);
 
 /* ---- pool_worker.c; those that end in _locked are called under the pool's lock ---- */

@@ -5,6 +5,7 @@
 
 #include <stdint.h>
 
+/* Any of all 64-bit numbers. */
 uint64_t weft_random(void);
 /* From 0 up to, but not, 1. */
 double weft_random_fraction(void);

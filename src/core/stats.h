@@ -1,4 +1,4 @@
-/* stats.h: counters of live objects, one a kind. */
+/* stats.h: counters of live objects, one a kind. Any thread counts and reads. */
 #ifndef WEFT_CORE_STATS_H
 #define WEFT_CORE_STATS_H
 

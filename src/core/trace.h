@@ -27,6 +27,7 @@ uint64_t weft_trace_stop(void);
 
 enum { WEFT_TRACE_NAME = 48 };
 
+/* The clock of traces: the real one, whatever clock is set. */
 uint64_t weft_trace_now_ns(void);
 /* Something that the calling thread did from `start_ns` until now. */
 void weft_trace_did(const char *name, uint64_t start_ns);

@@ -95,6 +95,7 @@ typedef struct weft_thread_wait {
   int is_woken; /* guarded by lock */
 } weft_thread_wait;
 
+/* Ends in weft_thread_wait_block or _drop. */
 void weft_thread_wait_init(weft_thread_wait *party);
 /* Blocks the calling thread until woken, then frees the party's system resources. */
 void weft_thread_wait_block(weft_thread_wait *party);

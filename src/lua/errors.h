@@ -8,6 +8,7 @@
 
 struct weft_state;
 
+/* Makes the metatable of errors, when the state is opened. */
 void weft_errors_open(struct weft_state *state, lua_State *L);
 /* Pushes { kind, message } with the metatable. */
 void weft_push_error(struct weft_state *state, lua_State *L, const char *kind, const char *message);

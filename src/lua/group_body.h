@@ -111,6 +111,7 @@ int weft_group_gc(lua_State *L); /* of bodies */
 
 /* ---- the methods in each file, added to the class on top of the stack ---- */
 
+/* Of each file those that it defines. */
 void weft_add_go_methods(weft_state *state, lua_State *L);
 void weft_add_wait_methods(weft_state *state, lua_State *L);
 void weft_add_task_methods(weft_state *state, lua_State *L);

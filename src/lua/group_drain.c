@@ -1,7 +1,8 @@
 /* group_drain.c: what has ended becomes results and errors in the group's table.
  *
- * Entered by the thread of the state that made the group. Invariant: a drained task's slot tells
- * how it ended, and its core task is in the state's cache.
+ * Owns the ended tasks from the group's list until they are back in the state's cache. Entered by
+ * the thread of the state that made the group. Invariant: a drained task's slot tells how it ended,
+ * and its core task is in the state's cache.
  */
 #include "group_body.h"
 

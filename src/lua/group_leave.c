@@ -1,7 +1,8 @@
 /* group_leave.c: leaving and cancelling groups, and looking at them.
  *
- * Entered by the thread of the state that made the group. Invariants: leaving waits for every task,
- * however the caller's context stands; the collector cancels and never waits.
+ * Owns nothing; ends what the group's body owns. Entered by the thread of the state that made the
+ * group. Invariants: leaving waits for every task, however the caller's context stands; the
+ * collector cancels and never waits.
  */
 #include "group_body.h"
 

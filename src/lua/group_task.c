@@ -1,7 +1,8 @@
 /* group_task.c: the userdata of one task, and what is asked of a task by its index.
  *
- * A task's userdata holds its group's table and its index, nothing else. Entered by the thread of
- * the state that made the group.
+ * Owns nothing: a task's userdata holds its group's table and its index, nothing else. Entered by
+ * the thread of the state that made the group. Invariant: a task is looked at after its group was
+ * drained, and one that the group has forgotten is never looked up in its slots.
  */
 #include "group_body.h"
 

@@ -1,7 +1,8 @@
 /* group_wait.c: waiting for a group: for all of its tasks, or for the next that ends.
  *
- * Entered by the thread of the state that made the group. Invariant: whoever parks in a group has
- * settled what was counted in ahead.
+ * Owns the context with the time limit of each wait that has one. Entered by the thread of the
+ * state that made the group. Invariant: whoever parks in a group has settled what was counted in
+ * ahead.
  */
 #include "group_body.h"
 

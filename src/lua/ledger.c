@@ -1,6 +1,8 @@
 /* ledger.c: what a leak check asks of C: where objects were made, and open descriptors.
  *
  * Owns a use of the ledger for each check that is under way. Entered by the state's thread.
+ * Invariant: no memory or descriptor is lost when a list cannot be pushed: that happens in a
+ * protected call.
  */
 #include "ledger.h"
 

@@ -1,4 +1,8 @@
-/* names.h: modules and their functions cross by name, found again by require on the other side. */
+/* names.h: modules and their functions cross by name, found again by require on the other side.
+ *
+ * On the state's thread; what takes L may raise "not enough memory". Nothing blocks but a module that
+ * is required.
+ */
 #ifndef WEFT_LUA_NAMES_H
 #define WEFT_LUA_NAMES_H
 

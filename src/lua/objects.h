@@ -1,4 +1,7 @@
-/* objects.h: the userdata of the binding: who opens which class, and shared checks. */
+/* objects.h: the userdata of the binding: who opens which class, and shared checks.
+ *
+ * What takes L runs on its thread and may raise. Nothing blocks but weft_sleep_last.
+ */
 #ifndef WEFT_LUA_OBJECTS_H
 #define WEFT_LUA_OBJECTS_H
 
@@ -51,10 +54,10 @@ int weft_push_received(lua_State *L, weft_parcel *slot, int rc);
 /* __gc of every handle class. */
 int weft_object_gc(lua_State *L);
 int weft_object_tostring(lua_State *L);
-/* The process's pool of one thread a processor; borrowed. NULL: no memory. */
+/* The process's pool of one thread a processor; borrowed. NULL: no memory. Any thread. */
 weft_pool *weft_default_pool(void);
 /* Settings of the default pool. 0, and nothing changed: it has threads already. As a fallback they give
- * way to what was set before. */
+ * way to what was set before. Any thread. */
 int weft_default_pool_setup(uint32_t threads, int nice, int is_fallback);
 
 /* weft.sleep that ends after everything else that is due at the same moment. For a blocking function. */

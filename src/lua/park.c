@@ -1,7 +1,8 @@
 /* park.c: blocking calls: who calls, may it block, and the park itself.
  *
- * Entered by the state's thread. Invariant: between a waiter's queueing and its park nothing can
- * raise; a park ends in finish or in abandon, once.
+ * Owns a reference to what a park waits for, where the end of the state would pull it away. Entered
+ * by the state's thread. Invariant: between a waiter's queueing and its park nothing can raise; a
+ * park ends in finish or in abandon, once.
  */
 #include "fibers.h"
 

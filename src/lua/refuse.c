@@ -1,7 +1,7 @@
 /* refuse.c: errors of the encoder, which name the path to what cannot be sent.
  *
- * Entered by the state's thread. Costs nothing until something is refused: the path is found by
- * searching the tables that led there.
+ * Owns nothing. Entered by the state's thread. Invariant: nothing is kept for paths while all goes
+ * well: a path is found by searching the tables that led there.
  */
 #include "encode.h"
 

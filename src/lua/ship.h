@@ -3,6 +3,9 @@
  * Two ways lead to the same code. The portable one dumps a function, hashes the dump and compares
  * bytes; a state loads the dump for every closure. The fast one (see vmprobe.h) knows a prototype by
  * its address and loads a factory once, which makes a fresh closure with fresh variables at each call.
+ *
+ * Codes are constant and counted: any thread may hold and release one. Everything else here runs on
+ * the state's thread; what takes L may raise. Nothing blocks.
  */
 #ifndef WEFT_LUA_SHIP_H
 #define WEFT_LUA_SHIP_H
@@ -47,7 +50,9 @@ typedef struct weft_ship {
   size_t wanted_offset;    /* the same */
 } weft_ship;
 
+/* Proves the fast way on this VM, or does without; when the state is opened. */
 void weft_ship_open(struct weft_state *state, lua_State *L);
+/* Releases the codes that the caches hold. */
 void weft_ship_close(weft_ship *ship);
 
 /* The same when this function's prototype was shipped lately, else NULL. Cheap. */

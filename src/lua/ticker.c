@@ -1,7 +1,8 @@
 /* ticker.c: channels that time sends to: after and ticker.
  *
  * Owns nothing: a ticker belongs to its channel. Entered by the state's thread; ticks are written
- * on the I/O thread, without Lua.
+ * on the I/O thread, without Lua. Invariant: a tick is the bytes that the encoder would write for
+ * the same number.
  */
 #include "../core/ticker.h"
 

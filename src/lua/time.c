@@ -1,6 +1,7 @@
 /* time.c: now and sleep.
  *
  * Owns the timer of each sleeping caller, from start to finish. Entered by the state's thread.
+ * Invariant: a timer is stopped or has fired before its memory is freed.
  */
 #include "clock.h"
 #include "errors.h"

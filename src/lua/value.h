@@ -22,6 +22,7 @@ typedef struct weft_encoder_scratch {
   uint32_t cell_count, cell_capacity, function_count;
 } weft_encoder_scratch;
 
+/* When the state closes. */
 void weft_encoder_scratch_free(weft_encoder_scratch *scratch);
 
 /* Who keeps the code of shipped closures alive: by default each message does. */

@@ -1,4 +1,8 @@
-/* vmprobe.h: facts about this very VM that the fast ways use, each proven before use. */
+/* vmprobe.h: facts about this very VM that the fast ways use, each proven before use.
+ *
+ * The probes run when a state is opened, on its thread; they look once a process and may raise "not
+ * enough memory". What reads the VM's memory by an offset is for the thread of L.
+ */
 #ifndef WEFT_LUA_VMPROBE_H
 #define WEFT_LUA_VMPROBE_H
 

@@ -28,6 +28,7 @@ extern const weft_model_api weft_model_openai_api;
 extern const weft_model_api weft_model_anthropic_api;
 extern const weft_model_api weft_model_ollama_api;
 
+/* The one that a family of paths speaks; constant. */
 const weft_model_api *weft_model_api_of(weft_model_family family);
 
 /* "Not Found" */

@@ -49,7 +49,9 @@ typedef enum weft_http_result {
   /* any other value is the status that refuses the request: 400, 413, 431, 501, 505 */
 } weft_http_result;
 
+/* Ready for the first request, without memory. */
 void weft_http_parser_init(weft_http_parser *parser);
+/* Frees what was read of a request that is not complete. */
 void weft_http_parser_free(weft_http_parser *parser);
 
 /* Reads from `bytes`; sets `*used` to how many of them it is done with. Returns a

@@ -47,6 +47,7 @@ typedef struct weft_json_walk {
   bool keys;
 } weft_json_walk;
 
+/* Before the first of them. */
 weft_json_walk weft_json_walk_in(weft_json_value container);
 /* False after the last; `key` is empty in an array. */
 bool weft_json_next(weft_json_walk *walk, weft_json_span *key, weft_json_value *value);
@@ -82,6 +83,7 @@ typedef struct weft_json_writer {
   int rc;        /* WEFT_BUF_OK, or the first failure */
 } weft_json_writer;
 
+/* As they are: text that is JSON already. */
 void weft_json_put(weft_json_writer *writer, const char *text);
 void weft_json_put_bytes(weft_json_writer *writer, const void *bytes, size_t size);
 void weft_json_put_number(weft_json_writer *writer, uint64_t number);

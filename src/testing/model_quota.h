@@ -15,6 +15,7 @@ typedef struct weft_model_quota {
   double used_requests, used_tokens;
 } weft_model_quota;
 
+/* The limits of the configuration; no window has begun. */
 void weft_model_quota_init(weft_model_quota *quota, const weft_model_config *config);
 /* Counts a turn. Returns false when a limit is reached: it is not counted then. */
 bool weft_model_quota_take(weft_model_quota *quota, const weft_model_turn *turn, double now);

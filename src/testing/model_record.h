@@ -37,6 +37,7 @@ void weft_model_record_answered(weft_model_record *record);
 /* The same as answered, for a request whose client went away. */
 void weft_model_record_abandoned(weft_model_record *record);
 
+/* All counts as they are at one moment. */
 weft_model_stats weft_model_record_stats(weft_model_record *record);
 /* As weft_model_server_requests. */
 const weft_model_request **weft_model_record_list(weft_model_record *record, size_t *count);

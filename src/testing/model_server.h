@@ -184,6 +184,7 @@ weft_model_server *weft_model_server_start(const weft_model_config *config,
  * client), and frees the server. No other call may use the server any more. NULL is allowed. */
 void weft_model_server_stop(weft_model_server *server);
 
+/* The port that it listens on; what it has counted so far. */
 uint16_t weft_model_server_port(const weft_model_server *server);
 weft_model_stats weft_model_server_stats(weft_model_server *server);
 

@@ -56,6 +56,7 @@ weft_model_style weft_model_style_none(void);
 /* What `over` chooses wins over `under`. */
 weft_model_style weft_model_style_merge(weft_model_style under, const weft_model_style *over);
 
+/* Whether nothing is chosen. */
 bool weft_model_style_is_none(const weft_model_style *style);
 
 /* A choice, or what is usual. */

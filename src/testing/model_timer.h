@@ -21,6 +21,7 @@ typedef struct weft_model_timers {
 /* Seconds on the monotonic clock. */
 double weft_model_now(void);
 
+/* Frees the heap, not the timers. */
 void weft_model_timers_free(weft_model_timers *timers);
 /* Room for `count` timers that are on at the same time, so that setting one cannot fail. Returns
  * 0, or -1 when there is no memory. */

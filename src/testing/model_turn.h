@@ -84,6 +84,7 @@ bool weft_model_turn_next(weft_model_turn *turn, weft_json_writer *out, bool *de
 /* Tokens that are said so far, or all of them. */
 uint64_t weft_model_turn_said(const weft_model_turn *turn);
 
+/* Frees what the turn owns, and leaves it empty. */
 void weft_model_turn_free(weft_model_turn *turn);
 
 #endif
