@@ -1,9 +1,10 @@
 /* group_body.h: what the parts of a group in Lua share: its table's body, and the slots of its
  * tasks.
  *
- * group.c makes, watches and leaves groups; group_go.c starts tasks; group_drain.c takes over those
- * that have ended; group_wait.c waits for all or for the next; group_task.c is the userdata of one
- * task. Everything is on the thread of the state that made the group; what takes L may raise.
+ * group.c makes groups; group_go.c starts tasks; group_drain.c takes over those that have ended;
+ * group_wait.c waits for all or for the next; group_task.c is the userdata of one task; group_leave.c
+ * leaves, cancels and looks. Everything is on the thread of the state that made the group; what takes
+ * L may raise.
  */
 #ifndef WEFT_LUA_GROUP_BODY_H
 #define WEFT_LUA_GROUP_BODY_H
