@@ -62,6 +62,7 @@ end
 options.text = { is_a("string"), "a string" }
 options.table = { is_a("table"), "a table" }
 options.boolean = { is_a("boolean"), "a boolean" }
+options.func = { is_a("function"), "a function" }
 options.any = {
   function()
     return true

@@ -231,12 +231,6 @@ local is_budget = {
   end,
   "a weft.retry_budget or false",
 }
-local is_function = {
-  function(value)
-    return type(value) == "function"
-  end,
-  "a function",
-}
 local is_key = {
   function(value)
     return type(value) == "boolean" or options.word[1](value)
@@ -250,8 +244,8 @@ local fields = {
   cap = options.finite,
   max_wait = options.finite,
   budget = is_budget,
-  retry_if = is_function,
-  on_retry = is_function,
+  retry_if = options.func,
+  on_retry = options.func,
   idempotency_key = is_key,
 }
 

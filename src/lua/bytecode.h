@@ -89,6 +89,18 @@ typedef struct weft_ins {
   int32_t line;
 } weft_ins;
 
+static inline void weft_ins_read(weft_ins *ins, weft_ins_kind kind, int result, int source, int key) {
+  ins->kind = (uint8_t)kind;
+  ins->result = (int16_t)result;
+  ins->source = (int16_t)source;
+  ins->key = key;
+}
+
+static inline void weft_ins_write(weft_ins *ins, weft_ins_kind kind, int source) {
+  ins->kind = (uint8_t)kind;
+  ins->source = (int16_t)source;
+}
+
 typedef struct weft_upvalue {
   uint8_t from_local; /* a register of the enclosing function; 0: one of its upvalues */
   uint8_t index;

@@ -170,58 +170,46 @@ static void decode_changes(weft_ins *ins, operands o) {
     ins->first += 2;
 }
 
-static void decode_read(weft_ins *ins, weft_ins_kind kind, int result, int source, int key) {
-  ins->kind = (uint8_t)kind;
-  ins->result = (int16_t)result;
-  ins->source = (int16_t)source;
-  ins->key = key;
-}
-
-static void decode_write(weft_ins *ins, weft_ins_kind kind, int source) {
-  ins->kind = (uint8_t)kind;
-  ins->source = (int16_t)source;
-}
-
 /* What the instruction does with variables, fields and functions. */
 static void decode_access(weft_ins *ins, operands o) {
   switch (o.op) {
   case OP_MOVE:
-    decode_read(ins, WEFT_INS_MOVE, o.a, o.b, -1);
+    weft_ins_read(ins, WEFT_INS_MOVE, o.a, o.b, -1);
     break;
   case OP_SELF: /* R[A+1] = R[B]; R[A] is a method, which is not followed */
-    decode_read(ins, WEFT_INS_MOVE, o.a + 1, o.b, -1);
+    weft_ins_read(ins, WEFT_INS_MOVE, o.a + 1, o.b, -1);
     break;
   case OP_GETUPVAL:
-    decode_read(ins, WEFT_INS_GET_UPVALUE, o.a, o.b, -1);
+    weft_ins_read(ins, WEFT_INS_GET_UPVALUE, o.a, o.b, -1);
     break;
   case OP_GETTABUP:
-    decode_read(ins, WEFT_INS_GET_UPVALUE_FIELD, o.a, o.b, o.c);
+    weft_ins_read(ins, WEFT_INS_GET_UPVALUE_FIELD, o.a, o.b, o.c);
     break;
   case OP_GETTABLE:
   case OP_GETI:
-    decode_read(ins, WEFT_INS_GET_FIELD, o.a, o.b, -1);
+    weft_ins_read(ins, WEFT_INS_GET_FIELD, o.a, o.b, -1);
     break;
   case OP_GETFIELD:
-    decode_read(ins, WEFT_INS_GET_FIELD, o.a, o.b, o.c);
+    weft_ins_read(ins, WEFT_INS_GET_FIELD, o.a, o.b, o.c);
     break;
   case OP_SETUPVAL:
-    decode_write(ins, WEFT_INS_SET_UPVALUE, o.b);
+    weft_ins_write(ins, WEFT_INS_SET_UPVALUE, o.b);
     break;
   case OP_SETTABUP:
-    decode_write(ins, WEFT_INS_SET_UPVALUE_FIELD, o.a);
+    weft_ins_write(ins, WEFT_INS_SET_UPVALUE_FIELD, o.a);
     break;
   case OP_SETTABLE:
   case OP_SETI:
   case OP_SETFIELD:
-    decode_write(ins, WEFT_INS_SET_FIELD, o.a);
+    weft_ins_write(ins, WEFT_INS_SET_FIELD, o.a);
     break;
   case OP_CALL:
   case OP_TAILCALL:
-    decode_write(ins, WEFT_INS_CALL, o.a);
+    weft_ins_write(ins, WEFT_INS_CALL, o.a);
     ins->argument = (int16_t)(o.b == 1 ? -1 : o.a + 1);
     break;
   case OP_CLOSURE:
-    decode_read(ins, WEFT_INS_CLOSURE, -1, 0, o.bx);
+    weft_ins_read(ins, WEFT_INS_CLOSURE, -1, 0, o.bx);
     break;
   }
 }

@@ -155,18 +155,6 @@ static void decode_changes(weft_ins *ins, operands o) {
   }
 }
 
-static void decode_read(weft_ins *ins, weft_ins_kind kind, int result, int source, int key) {
-  ins->kind = (uint8_t)kind;
-  ins->result = (int16_t)result;
-  ins->source = (int16_t)source;
-  ins->key = key;
-}
-
-static void decode_write(weft_ins *ins, weft_ins_kind kind, int source) {
-  ins->kind = (uint8_t)kind;
-  ins->source = (int16_t)source;
-}
-
 static void decode_call(weft_ins *ins, operands o, int frame_slots) {
   int has_arguments = o.op == BC_CALLM || o.op == BC_CALLMT || (o.op == BC_CALL && o.c > 1) ||
                       (o.op == BC_CALLT && o.d > 1);
@@ -178,21 +166,21 @@ static void decode_call(weft_ins *ins, operands o, int frame_slots) {
 /* What the instruction does with variables, fields and functions. */
 static void decode_access(weft_ins *ins, operands o, int frame_slots) {
   if (o.op == BC_MOV)
-    decode_read(ins, WEFT_INS_MOVE, o.a, o.d, -1);
+    weft_ins_read(ins, WEFT_INS_MOVE, o.a, o.d, -1);
   else if (o.op == BC_UGET)
-    decode_read(ins, WEFT_INS_GET_UPVALUE, o.a, o.d, -1);
+    weft_ins_read(ins, WEFT_INS_GET_UPVALUE, o.a, o.d, -1);
   else if (o.op == BC_GGET)
-    decode_read(ins, WEFT_INS_GET_GLOBAL, o.a, 0, o.d);
+    weft_ins_read(ins, WEFT_INS_GET_GLOBAL, o.a, 0, o.d);
   else if (between(o.op, BC_TGETV, BC_TGETR))
-    decode_read(ins, WEFT_INS_GET_FIELD, o.a, o.b, o.op == BC_TGETS ? o.c : -1);
+    weft_ins_read(ins, WEFT_INS_GET_FIELD, o.a, o.b, o.op == BC_TGETS ? o.c : -1);
   else if (between(o.op, BC_USETV, BC_USETP))
-    decode_write(ins, WEFT_INS_SET_UPVALUE, o.a);
+    weft_ins_write(ins, WEFT_INS_SET_UPVALUE, o.a);
   else if (between(o.op, BC_TSETV, BC_TSETB) || o.op == BC_TSETR)
-    decode_write(ins, WEFT_INS_SET_FIELD, o.b);
+    weft_ins_write(ins, WEFT_INS_SET_FIELD, o.b);
   else if (between(o.op, BC_CALLM, BC_CALLT))
     decode_call(ins, o, frame_slots);
   else if (o.op == BC_FNEW)
-    decode_read(ins, WEFT_INS_CLOSURE, -1, 0, o.d);
+    weft_ins_read(ins, WEFT_INS_CLOSURE, -1, 0, o.d);
 }
 
 /* Where control goes: to the next instruction unless said otherwise. */

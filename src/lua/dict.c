@@ -321,8 +321,7 @@ static const char update_source[] =
 /* Lua, since fn may yield; here, since every state that a dict is sent to must have it. */
 static void add_update(weft_state *state, lua_State *L) {
   lua_getfield(L, -1, "__index");
-  if (luaL_loadbuffer(L, update_source, sizeof update_source - 1, WEFT_SHIM_CHUNK) != 0)
-    lua_error(L);
+  weft_push_shim(L, update_source);
   weft_push_function(L, state, peek_for_update, 0);
   weft_push_function(L, state, replace_for_update, 0);
   lua_call(L, 2, 1);

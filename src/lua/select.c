@@ -474,8 +474,7 @@ void weft_open_select(weft_state *state, lua_State *L) {
   static const weft_function methods[] = {{"__gc", choice_gc, 0}, {NULL, NULL, 0}};
   weft_new_class(L, state, class_name, methods);
   lua_pop(L, 1);
-  if (luaL_loadbuffer(L, select_source, sizeof select_source - 1, WEFT_SHIM_CHUNK) != 0)
-    lua_error(L);
+  weft_push_shim(L, select_source);
   weft_push_function(L, state, prepare, 0);
   weft_push_function(L, state, wait_for_choice, WEFT_BLOCKS);
   lua_call(L, 2, 1);

@@ -219,8 +219,7 @@ static const char run_source[] =
 /* Lua, since fn may yield; here, since every state that a singleflight is sent to must have it. */
 static void add_run(weft_state *state, lua_State *L) {
   lua_getfield(L, -1, "__index");
-  if (luaL_loadbuffer(L, run_source, sizeof run_source - 1, WEFT_SHIM_CHUNK) != 0)
-    lua_error(L);
+  weft_push_shim(L, run_source);
   weft_push_function(L, state, open_call, 0);
   weft_push_function(L, state, join, WEFT_BLOCKS);
   weft_push_function(L, state, succeed, 0);

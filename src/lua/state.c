@@ -125,6 +125,11 @@ weft_state *weft_state_open(lua_State *L, weft_worker *worker) {
 
 /* ---- functions and classes ---- */
 
+void weft_push_shim(lua_State *L, const char *source) {
+  if (luaL_loadbuffer(L, source, strlen(source), WEFT_SHIM_CHUNK) != 0)
+    lua_error(L);
+}
+
 #if !WEFT_LUA54
 /* A C function of LuaJIT cannot go on after a yield: a Lua function around it does. Its first argument
  * stays alive through `finish`, which does what the C function would do after the yield. */
@@ -177,12 +182,6 @@ static const char variadic_guest_shim[] =
     "end\n"
     "return call";
 
-static void load_shim(lua_State *L, const char *shim) {
-  if (luaL_loadbuffer(L, shim, strlen(shim), WEFT_SHIM_CHUNK) != 0)
-    lua_error(L);
-  lua_insert(L, -2);
-}
-
 static void push_finish(lua_State *L, weft_state *state, lua_CFunction finish) {
   lua_pushlightuserdata(L, state);
   lua_pushcclosure(L, finish, 1);
@@ -193,14 +192,16 @@ static void push_finish(lua_State *L, weft_state *state, lua_CFunction finish) {
 static void wrap_in_shim(lua_State *L, weft_state *state, int may_block) {
   int is_variadic = may_block == WEFT_BLOCKS_VARIADIC;
   if (state->scheduler.guests) {
-    load_shim(L, is_variadic ? variadic_guest_shim : fixed_guest_shim);
+    weft_push_shim(L, is_variadic ? variadic_guest_shim : fixed_guest_shim);
+    lua_insert(L, -2);
     push_finish(L, state, weft_guest_continue);
     lua_pushlightuserdata(L, (void *)&weft_block_token);
     weft_nginx_push_host(L);
     lua_pushlightuserdata(L, (void *)&weft_spawn_token);
     lua_call(L, 6, 1);
   } else {
-    load_shim(L, is_variadic ? variadic_shim : fixed_shim);
+    weft_push_shim(L, is_variadic ? variadic_shim : fixed_shim);
+    lua_insert(L, -2);
     push_finish(L, state, weft_park_continue);
     lua_call(L, 3, 1);
   }

@@ -51,6 +51,8 @@ typedef struct weft_function {
   int may_block; /* one of the above, or 0 */
 } weft_function;
 void weft_register(lua_State *L, weft_state *state, const weft_function *functions);
+/* Pushes Lua code that wraps C functions; errors name the position of its caller. Raises "not enough memory". */
+void weft_push_shim(lua_State *L, const char *source);
 /* Pushes one such function. */
 void weft_push_function(lua_State *L, weft_state *state, lua_CFunction function, int may_block);
 /* A new metatable `name` in the registry, left on the stack: functions whose names begin with "__" go

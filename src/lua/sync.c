@@ -168,8 +168,7 @@ static const char with_source[] =
 /* Lua, since fn may yield; here, since every state that a semaphore is sent to must have it. */
 static void add_with(lua_State *L) {
   lua_getfield(L, -1, "__index");
-  if (luaL_loadbuffer(L, with_source, sizeof with_source - 1, WEFT_SHIM_CHUNK) != 0)
-    lua_error(L);
+  weft_push_shim(L, with_source);
   lua_getfield(L, -2, "acquire");
   lua_getfield(L, -3, "release");
   lua_call(L, 2, 1);
@@ -201,8 +200,7 @@ static const char go_source[] =
 /* Lua, since going on after a wait needs its arguments where group:go has them. */
 static void add_go(lua_State *L) {
   lua_getfield(L, -1, "__index");
-  if (luaL_loadbuffer(L, go_source, sizeof go_source - 1, WEFT_SHIM_CHUNK) != 0)
-    lua_error(L);
+  weft_push_shim(L, go_source);
   lua_call(L, 0, 1);
   lua_setfield(L, -2, "go");
   lua_pop(L, 1);

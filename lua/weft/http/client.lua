@@ -152,13 +152,6 @@ local function perform_often(request, base, policy, limiter)
   return res
 end
 
-local function either(value, fallback)
-  if value == nil then
-    return fallback
-  end
-  return value
-end
-
 local function policy_of(client, what, given, level)
   if given.retry then
     local policy = retry.policy(what, given.retry, level + 1, "retry")
@@ -186,7 +179,7 @@ local function prepare(client, what, method, url, given, level)
     options.refuse(what, "url", "a string", url, level + 1)
   end
   local request, base = requests.compile(what, client, method, url, given, level + 1)
-  return request, base, policy_of(client, what, given, level + 1), either(given.limiter, client.limiter)
+  return request, base, policy_of(client, what, given, level + 1), requests.either(given.limiter, client.limiter)
 end
 
 --- A call whose method is in its name, for a public function. Internal.

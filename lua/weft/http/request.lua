@@ -237,7 +237,8 @@ end
 
 -- ---- the whole ----
 
-local function either(value, fallback)
+--- What a call says, or else what its client does.
+function M.either(value, fallback)
   if value == nil then
     return fallback
   end
@@ -287,7 +288,7 @@ local function base_for(what, client, given, level)
   end
   local one = { quota = client.quota }
   for _, name in ipairs(overridable) do
-    one[name] = either(given[name], client[name])
+    one[name] = M.either(given[name], client[name])
   end
   one.timeout = M.timeouts(what, client.timeout, given.timeout, level + 1)
   return M.base(one)

@@ -140,16 +140,21 @@ local function chat_call(what, client, given, is_stream, level)
   }), body
 end
 
+-- Sends it, or takes the answer of an equal call, where the model shares answers.
+local function answer_to(client, this, body, is_fresh)
+  if not shared.is_on(client) then
+    return call.run(client, this)
+  end
+  return shared.run(client, shared.key(this.url, body), is_fresh, function()
+    return call.run(client, this)
+  end)
+end
+
 -- ---- chats ----
 
 local function chat_once(what, client, given, level)
   local this, body = chat_call(what, client, given, false, level + 1)
-  if not shared.is_on(client) then
-    return call.run(client, this)
-  end
-  return shared.run(client, shared.key(this.url, body), given.fresh, function()
-    return call.run(client, this)
-  end)
+  return answer_to(client, this, body, given.fresh)
 end
 
 -- The value that a text holds, maybe in a code fence; or nil and what is wrong with it.
@@ -318,12 +323,7 @@ function Model:embed(given)
     read = base.read_vectors(client, type(given.input) == "table" and #given.input or 1),
     level = 2,
   })
-  if not shared.is_on(client) then
-    return call.run(client, this)
-  end
-  return shared.run(client, shared.key(this.url, body), given.fresh, function()
-    return call.run(client, this)
-  end)
+  return answer_to(client, this, body, given.fresh)
 end
 
 -- ---- watching ----

@@ -27,13 +27,6 @@ local function is_handle(name)
   }
 end
 
-local is_function = {
-  function(value)
-    return type(value) == "function"
-  end,
-  "a function",
-}
-
 local fields = {
   base_url = options.text,
   api_key = options.word,
@@ -46,7 +39,7 @@ local fields = {
   limits = options.table,
   breaker = options.table,
   budget = is_handle "budget",
-  on_warn = is_function,
+  on_warn = options.func,
   prices = options.table,
   cache = { cache.is_cache, "a weft.cache or a weft.dict" },
   coalesce = options.boolean,
