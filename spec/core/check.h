@@ -61,7 +61,8 @@ typedef struct gate { /* a count that threads can wait for */
   pthread_cond_t changed;
   uint32_t count; /* guarded by lock */
 } gate;
-#define GATE {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0}
+#define GATE                                                                                       \
+  { PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0 }
 
 __attribute__((unused)) static void gate_add(gate *gate, uint32_t count) {
   pthread_mutex_lock(&gate->lock);

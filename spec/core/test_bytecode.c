@@ -293,8 +293,7 @@ static void test_wrong_captures(void) {
   check(!weft_bytecode_lost_write(t.dump.data, t.dump.size, t.captures, 0, &lost),
         "captures that do not match the dump are refused");
   t.captures[0].name = "a_name_that_is_longer_than_sixty_three_bytes_and_so_must_be_cut_to_fit";
-  check(scan_task(&t, &lost) && strlen(lost.name) == WEFT_LOST_NAME_SIZE - 1,
-        "a long name is cut");
+  check(scan_task(&t, &lost) && strlen(lost.name) == WEFT_LOST_NAME_SIZE - 1, "a long name is cut");
   t.captures[0].name = NULL;
   check(scan_task(&t, &lost) && strcmp(lost.name, "?") == 0, "a missing name is allowed");
   close_task(&t);

@@ -119,8 +119,8 @@ static void run_scenario(void) {
 
 static void check_counts(uint64_t nth) {
   weft_stats stats = check_stats();
-  uint32_t left = stats.contexts + stats.errors + stats.groups + stats.channels +
-                  stats.semaphores + stats.waitgroups + stats.timers;
+  uint32_t left = stats.contexts + stats.errors + stats.groups + stats.channels + stats.semaphores +
+                  stats.waitgroups + stats.timers;
   if (left)
     printf("# fault %u left %u objects\n", (unsigned)nth, left);
   CHECK(left == 0);

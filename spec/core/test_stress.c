@@ -25,9 +25,9 @@ typedef struct market {
 
 static weft_context *cancelled_soon(market *market, uint32_t number) {
   weft_context *context = weft_context_with_timeout(market->context, number % 5 * 1e-5, NULL);
-  return market->with_cancels && number % 7 == 0 ? context
-                                                 : (weft_context_release(context),
-                                                    weft_context_retain(market->context));
+  return market->with_cancels && number % 7 == 0
+             ? context
+             : (weft_context_release(context), weft_context_retain(market->context));
 }
 
 static void *produce(void *arg) {

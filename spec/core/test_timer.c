@@ -134,7 +134,6 @@ static void is_stopped_or_fires_but_never_both(void) {
   CHECK(weft_timers_live() == 0);
 }
 
-
 /* Two sources of one wait: the timer and a rival that claims it from another thread. */
 static void *claim_rival(void *arg) {
   weft_thread_wait *party = arg;

@@ -1,6 +1,6 @@
-/* fuzz_stream.c: libFuzzer's target for what reads bytes of a stranger: the parser of server-sent events
- * and the splitter of lines. Both are compared with plain implementations, whole, byte by byte and in
- * pieces. The first two bytes of an input choose ceiling and pieces.
+/* fuzz_stream.c: libFuzzer's target for what reads bytes of a stranger: the parser of server-sent
+ * events and the splitter of lines. Both are compared with plain implementations, whole, byte by
+ * byte and in pieces. The first two bytes of an input choose ceiling and pieces.
  *
  * usage: make fuzz [FUZZ_S=60] */
 #include "../core/sse_streams.h"

@@ -1,7 +1,9 @@
-/* clock.c: time, through a table: the system's monotonic clock, or one that stands until it is moved.
+/* clock.c: time, through a table: the system's monotonic clock, or one that stands until it is
+ * moved.
  *
- * Owns the pointer to the current table, the virtual time and how far that has run ahead. Any thread
- * enters. Invariant: time never goes backwards: after a virtual clock the real one goes on from there.
+ * Owns the pointer to the current table, the virtual time and how far that has run ahead. Any
+ * thread enters. Invariant: time never goes backwards: after a virtual clock the real one goes on
+ * from there.
  */
 #include "clock.h"
 

@@ -5,7 +5,7 @@
 #include <stdint.h>
 
 typedef struct weft_clock {
-  uint64_t (*now_ns)(void); /* monotonic, nanoseconds */
+  uint64_t (*now_ns)(void);    /* monotonic, nanoseconds */
   uint64_t (*coarse_ns)(void); /* NULL: as now_ns */
 } weft_clock;
 
@@ -15,10 +15,11 @@ uint64_t weft_clock_now_ns(void);
 uint64_t weft_clock_coarse_ns(void);
 /* The system's own, whatever clock is set: for what spins and sleeps. */
 uint64_t weft_clock_real_ns(void);
-/* For what is timed together with the outside world (transfers, time slices): as the clock that is set,
- * but not the virtual one. */
+/* For what is timed together with the outside world (transfers, time slices): as the clock that is
+ * set, but not the virtual one. */
 uint64_t weft_clock_outside_ns(void);
-/* Replaces the clock for the whole process; NULL brings the real one back. The table must stay valid. */
+/* Replaces the clock for the whole process; NULL brings the real one back. The table must stay
+ * valid. */
 void weft_clock_set(const weft_clock *clock);
 
 /* ---- the virtual clock: stands still until it is moved ---- */

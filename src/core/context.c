@@ -1,8 +1,8 @@
 /* context.c: the cancel tree.
  *
  * Owns links, waiters and the deadline's timer of each context; a child holds a reference to its
- * parent, a parent none to its children. Any thread enters. Invariants: a context that is done stays
- * done and has an error; when a cancel returns, all descendants are done.
+ * parent, a parent none to its children. Any thread enters. Invariants: a context that is done
+ * stays done and has an error; when a cancel returns, all descendants are done.
  *
  * Lock order: propagation, then one context's lock, then the timers' lock. Two contexts' locks are
  * never held together. Waiters are woken after unlocking.
@@ -16,7 +16,8 @@
 #include "signals.h"
 #include "stats.h"
 
-/* Held while a cancel walks down a tree, so that a second cancel can wait until the first is through. */
+/* Held while a cancel walks down a tree, so that a second cancel can wait until the first is
+ * through. */
 static pthread_mutex_t propagation = PTHREAD_MUTEX_INITIALIZER;
 
 static void destroy(weft_handle *handle);
@@ -175,8 +176,8 @@ static void finish_tree(weft_context *top, weft_error *error, weft_error *cause)
   release_all(finished);
 }
 
-/* A leaf needs no walk, and so not the process-wide lock: 1, or 0 when it has children, or lost them
- * to a canceller that may still be on its way down. */
+/* A leaf needs no walk, and so not the process-wide lock: 1, or 0 when it has children, or lost
+ * them to a canceller that may still be on its way down. */
 static int finish_leaf(weft_context *context, weft_error *error, weft_error *cause) {
   weft_wait *woken = NULL;
   pthread_mutex_lock(&context->lock);

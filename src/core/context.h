@@ -14,14 +14,14 @@
 #include "weft.h"
 
 struct weft_context {
-  weft_handle handle;   /* first */
-  weft_context *parent; /* retained; NULL for the background; constant */
-  uint64_t deadline_ns; /* constant */
+  weft_handle handle;         /* first */
+  weft_context *parent;       /* retained; NULL for the background; constant */
+  uint64_t deadline_ns;       /* constant */
   weft_error *deadline_cause; /* retained, may be NULL; constant */
   weft_timer timer;
   _Atomic int is_done;
-  uint8_t is_detached; /* constant: the parent's end is not ours */
-  uint8_t awaits_signal; /* constant once its maker has it */
+  uint8_t is_detached;    /* constant: the parent's end is not ours */
+  uint8_t awaits_signal;  /* constant once its maker has it */
   weft_parcel key, value; /* of with_value; constant */
   weft_handle *notified;  /* of a task's own context, the task's: who is told of its end; or NULL */
   pthread_mutex_t lock;
@@ -44,7 +44,8 @@ weft_context *weft_context_with_value(weft_context *parent, weft_parcel *key, we
  * borrowed; NULL for none. */
 weft_context *weft_context_find(weft_context *context, const void *key, uint32_t size);
 
-/* Puts the waiter into the context's list: 1. When the context is done already: 0, nothing queued. */
+/* Puts the waiter into the context's list: 1. When the context is done already: 0, nothing queued.
+ */
 int weft_context_wait(weft_context *context, weft_waiter *waiter);
 /* Takes it out again; nothing when it was claimed. */
 void weft_context_unwait(weft_context *context, weft_waiter *waiter);

@@ -1,7 +1,7 @@
 /* error.c: immutable error objects.
  *
- * Owns the texts and the binding's detail. Any thread enters. Invariant: making an error never fails;
- * without memory the result is one constant object that nobody frees.
+ * Owns the texts and the binding's detail. Any thread enters. Invariant: making an error never
+ * fails; without memory the result is one constant object that nobody frees.
  */
 #include "error.h"
 

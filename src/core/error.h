@@ -12,8 +12,8 @@
 struct weft_error {
   weft_handle handle; /* first */
   char kind[24];
-  char *message;       /* owned, but for the constant error */
-  weft_parcel detail;  /* the binding's form of this error; empty when the core made it */
+  char *message;      /* owned, but for the constant error */
+  weft_parcel detail; /* the binding's form of this error; empty when the core made it */
 };
 
 /* Takes the contents of `detail` over (it is empty afterwards). Never NULL: without memory the

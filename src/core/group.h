@@ -17,8 +17,8 @@ struct weft_group {
   uint32_t process;      /* the fork generation that it was made in */
   void *owner;           /* the binding's; of the owner thread */
   uint8_t is_collecting; /* a failure does not cancel; constant */
-  /* tasks that have not ended + 1 for the owner; above 32 bits: those who leave must look closer when
-     fewer tasks than this run, since somebody waits for that; 0: nobody waits */
+  /* tasks that have not ended + 1 for the owner; above 32 bits: those who leave must look closer
+     when fewer tasks than this run, since somebody waits for that; 0: nobody waits */
   _Atomic uint64_t state __attribute__((aligned(64)));
   _Atomic(weft_task *) ended; /* newest first; taken by the owner */
   pthread_mutex_t lock;
@@ -34,8 +34,8 @@ weft_group *weft_group_make(weft_context *parent, weft_pool *pool, uint32_t limi
 /* [owner] Gives the group up: it is freed once its last task has ended. Cancels nothing. */
 void weft_group_drop(weft_group *group);
 
-/* [owner] Counts `count` tasks in, before they are given to a pool or to the owner's own scheduler. To
- * count in more than one at a time spares cache traffic; what is not used is taken back. */
+/* [owner] Counts `count` tasks in, before they are given to a pool or to the owner's own scheduler.
+ * To count in more than one at a time spares cache traffic; what is not used is taken back. */
 void weft_group_add(weft_group *group, uint32_t count);
 /* [owner] Takes back what was counted in and not used. */
 void weft_group_unadd(weft_group *group, uint32_t count);

@@ -13,7 +13,7 @@
 typedef struct weft_handle weft_handle;
 
 typedef struct weft_handle_type {
-  const char *name; /* "context", "channel", … */
+  const char *name;                     /* "context", "channel", … */
   void (*destroy)(weft_handle *handle); /* called once, when the last reference went */
   _Atomic uint32_t *live;               /* counts the objects of this type, for leak checks */
 } weft_handle_type;

@@ -206,9 +206,9 @@ void weft_http_close_idle(void);
 
 typedef struct weft_http_stats {
   uint32_t in_flight, queued;
-  uint32_t sockets; /* that are open, the idle ones too */
-  uint32_t shards;  /* multi handles */
-  uint32_t handles; /* easy handles */
+  uint32_t sockets;         /* that are open, the idle ones too */
+  uint32_t shards;          /* multi handles */
+  uint32_t handles;         /* easy handles */
   uint64_t started, failed; /* transfers since the process began; failed: without an answer */
 } weft_http_stats;
 /* Each count is right; together they are of no one moment. Any thread. */

@@ -7,8 +7,9 @@
 
 #include "mem.h"
 
-static pthread_mutex_t free_lock = PTHREAD_MUTEX_INITIALIZER; /* a leaf: nothing is locked under it */
-static weft_inbox *free_lists[WEFT_INBOX_KINDS];             /* guarded by free_lock */
+static pthread_mutex_t free_lock =
+    PTHREAD_MUTEX_INITIALIZER;                   /* a leaf: nothing is locked under it */
+static weft_inbox *free_lists[WEFT_INBOX_KINDS]; /* guarded by free_lock */
 
 static weft_inbox *take_free(int kind) {
   pthread_mutex_lock(&free_lock);

@@ -15,8 +15,8 @@ typedef struct weft_inbox {
   uint8_t kind;
 } weft_inbox;
 
-/* Whose inbox it is: a worker sleeps on a futex, a script on a descriptor that signals interrupt; for an
- * event loop the caller gives the parker a descriptor, which then stays the inbox's. */
+/* Whose inbox it is: a worker sleeps on a futex, a script on a descriptor that signals interrupt;
+ * for an event loop the caller gives the parker a descriptor, which then stays the inbox's. */
 enum { WEFT_INBOX_WORKER, WEFT_INBOX_SCRIPT, WEFT_INBOX_LOOP, WEFT_INBOX_KINDS };
 
 /* An empty inbox, or NULL. */

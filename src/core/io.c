@@ -1,8 +1,8 @@
 /* io.c: the I/O thread.
  *
- * Owns the epoll and event descriptors, the table of watched descriptors and the list of posted jobs.
- * One thread runs the loop; any thread posts, wakes, starts. Invariant: whatever is posted or started
- * before weft_io_wake returns is seen by the next turn of the loop.
+ * Owns the epoll and event descriptors, the table of watched descriptors and the list of posted
+ * jobs. One thread runs the loop; any thread posts, wakes, starts. Invariant: whatever is posted or
+ * started before weft_io_wake returns is seen by the next turn of the loop.
  *
  * Lock order: `lock` is a leaf; nothing is called under it.
  */
@@ -139,8 +139,9 @@ static int has_jobs(void) {
   return found;
 }
 
-/* Says that it sleeps before it looks for the last time, so that no wake is lost. Whoever takes that word
- * back has counted this thread in; when it does not sleep at all, that was once too often. */
+/* Says that it sleeps before it looks for the last time, so that no wake is lost. Whoever takes
+ * that word back has counted this thread in; when it does not sleep at all, that was once too
+ * often. */
 static int sleep_for_events(struct epoll_event *events) {
   atomic_store(&is_asleep, 1);
   uint64_t left_ns = has_jobs() ? 0 : weft_timers_left_ns();

@@ -18,8 +18,8 @@ struct weft_io_job {
 int weft_io_start(void);
 /* Makes the loop look at timers and jobs again. Does nothing when it is awake. */
 void weft_io_wake(void);
-/* Runs the job soon, in the order of posting. It belongs to the loop until run is called. The thread
- * must have been started. */
+/* Runs the job soon, in the order of posting. It belongs to the loop until run is called. The
+ * thread must have been started. */
 void weft_io_post(weft_io_job *job);
 
 /* [I/O] Calls ready(fd, epoll events, arg) when `fd` is ready; replaces what was set for it before.
@@ -31,7 +31,8 @@ void weft_io_forget(int fd);
 /* [I/O] Calls hook once, after this turn's events. The hook must not be pending already. */
 void weft_io_after_turn(weft_io_job *hook);
 
-/* Ends the thread and waits for it, `timeout_ms` at the most: at process exit. Returns 1 when it ended. */
+/* Ends the thread and waits for it, `timeout_ms` at the most: at process exit. Returns 1 when it
+ * ended. */
 int weft_io_stop(uint32_t timeout_ms);
 
 #endif

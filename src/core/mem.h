@@ -18,8 +18,8 @@ void *weft_realloc(void *old, size_t size);
 char *weft_strndup(const char *text, size_t size);
 void weft_free(void *memory); /* NULL is allowed */
 
-/* Fault injection for tests: the nth allocation from now (1 is the next) fails, once; 0 turns it off.
- * Returns how many allocations were made since the last call. */
+/* Fault injection for tests: the nth allocation from now (1 is the next) fails, once; 0 turns it
+ * off. Returns how many allocations were made since the last call. */
 uint64_t weft_mem_fail_at(uint64_t nth);
 
 #endif

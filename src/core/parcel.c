@@ -1,8 +1,8 @@
 /* parcel.c: building, moving and dropping parcels.
  *
  * Owns the bytes and one reference for each handle record. One thread at a time enters with a given
- * parcel. Invariant: the handle records form a chain of offsets that ends in 0, so dropping a parcel
- * never decodes it.
+ * parcel. Invariant: the handle records form a chain of offsets that ends in 0, so dropping a
+ * parcel never decodes it.
  */
 #include "parcel.h"
 

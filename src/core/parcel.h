@@ -11,10 +11,10 @@
 #include "handle.h"
 
 #define WEFT_PARCEL_MAX ((size_t)1 << 30) /* bytes; larger values do not cross */
-enum { WEFT_PARCEL_INLINE = 40 }; /* bytes that need no allocation of their own */
+enum { WEFT_PARCEL_INLINE = 40 };         /* bytes that need no allocation of their own */
 
 typedef struct weft_parcel {
-  uint8_t *data;        /* inline_bytes, or memory owned by the parcel */
+  uint8_t *data; /* inline_bytes, or memory owned by the parcel */
   uint32_t size;
   uint32_t capacity;    /* of memory that is owned; 0: inline_bytes */
   uint32_t last_handle; /* offset + 1 of the newest handle record; 0: none */
@@ -35,8 +35,8 @@ static inline void weft_parcel_init(weft_parcel *parcel) {
 
 /* Frees the memory and releases the references; the parcel is empty and usable again. */
 void weft_parcel_clear(weft_parcel *parcel);
-/* Releases the references, but keeps some memory for the next use: what one thread allocates is best
- * freed by the same. */
+/* Releases the references, but keeps some memory for the next use: what one thread allocates is
+ * best freed by the same. */
 void weft_parcel_empty(weft_parcel *parcel);
 /* Moves `from` into `to`, whose old content is not looked at: it owns nothing. `from` is empty
  * afterwards. */

@@ -61,18 +61,19 @@ static inline void weft_cpu_relax(void) {
 typedef struct weft_parker {
   _Atomic uint32_t state;
   uint8_t is_party; /* its owner counts in the census */
-  int fd; /* -1: sleeps on a futex. Else an eventfd: signals interrupt the sleep (a script's thread) */
+  int fd; /* -1: sleeps on a futex. Else an eventfd: signals interrupt the sleep (a script's thread)
+           */
 } weft_parker;
 
-/* With `interruptible` the sleep ends when a signal handler ran. Returns 0 or an errno value. The owner
- * is no party until it says so. */
+/* With `interruptible` the sleep ends when a signal handler ran. Returns 0 or an errno value. The
+ * owner is no party until it says so. */
 int weft_parker_init(weft_parker *parker, int interruptible);
-/* Only the owner parks. Blocks until unparked, `until_ns` (weft_clock_real_ns) or, when interruptible, a
- * signal. Returns 1 when a signal ended it, else 0. */
+/* Only the owner parks. Blocks until unparked, `until_ns` (weft_clock_real_ns) or, when
+ * interruptible, a signal. Returns 1 when a signal ended it, else 0. */
 int weft_parker_park(weft_parker *parker, uint64_t until_ns);
 void weft_parker_unpark(weft_parker *parker);
-/* For an event loop that is not ours and watches `fd`. Arm: 1, and the next unpark writes 8 bytes to
- * it; 0 when one has come already. Disarm: no unpark that comes later writes. */
+/* For an event loop that is not ours and watches `fd`. Arm: 1, and the next unpark writes 8 bytes
+ * to it; 0 when one has come already. Disarm: no unpark that comes later writes. */
 int weft_parker_arm(weft_parker *parker);
 void weft_parker_disarm(weft_parker *parker);
 

@@ -37,11 +37,11 @@ struct weft_worker {
   void *state; /* the runtime's */
   uint32_t id;
   pthread_t thread;
-  _Atomic uint32_t slice;     /* odd while a task runs; see monitor.h */
-  _Atomic uint32_t is_awake;  /* not asleep in a park */
-  uint32_t lean_takes;        /* how many times in a row it took one task alone; its own */
-  weft_spin spin;             /* its own */
-  uint32_t seen_slice;        /* the monitor's */
+  _Atomic uint32_t slice;             /* odd while a task runs; see monitor.h */
+  _Atomic uint32_t is_awake;          /* not asleep in a park */
+  uint32_t lean_takes;                /* how many times in a row it took one task alone; its own */
+  weft_spin spin;                     /* its own */
+  uint32_t seen_slice;                /* the monitor's */
   weft_worker *next_busy, *prev_busy; /* the monitor's list, guarded by its lock */
   /* guarded by the pool's lock */
   weft_worker *next_idle;
@@ -52,18 +52,18 @@ struct weft_worker {
 struct weft_pool {
   weft_handle handle; /* first; held by users and groups, not by workers */
   const weft_runtime *runtime;
-  void *user;         /* the runtime's settings; freed by free_user */
+  void *user; /* the runtime's settings; freed by free_user */
   void (*free_user)(void *user);
   char name[16];
   uint32_t queue_limit; /* 0: none */
   int nice;
-  uint8_t may_spin;          /* constant */
-  _Atomic uint32_t process;  /* the fork generation that the threads live in */
-  _Atomic uint32_t threads;  /* that run or are being started; changed under lock */
+  uint8_t may_spin;             /* constant */
+  _Atomic uint32_t process;     /* the fork generation that the threads live in */
+  _Atomic uint32_t threads;     /* that run or are being started; changed under lock */
   _Atomic uint32_t max_threads; /* changed under lock */
-  _Atomic uint32_t places;   /* entries of `workers` in use; only grows, under lock */
-  weft_worker **workers;     /* their memory stays until the pool is freed */
-  _Atomic uint32_t idle_count; /* changed under lock */
+  _Atomic uint32_t places;      /* entries of `workers` in use; only grows, under lock */
+  weft_worker **workers;        /* their memory stays until the pool is freed */
+  _Atomic uint32_t idle_count;  /* changed under lock */
   /* what each submit and each take touches: one cache line */
   pthread_mutex_t lock __attribute__((aligned(64)));
   _Atomic uint32_t queued;   /* tasks in `queue`; changed under lock */
@@ -71,8 +71,8 @@ struct weft_pool {
   /* guarded by lock */
   weft_queue queue;
   weft_worker *idle;
-  uint32_t ending; /* how many of `threads` take no task any more */
-  uint8_t is_closing, is_orphan;           /* takes no more; the last worker frees the pool */
+  uint32_t ending;               /* how many of `threads` take no task any more */
+  uint8_t is_closing, is_orphan; /* takes no more; the last worker frees the pool */
   weft_waitlist room_waiters, end_waiters;
 };
 
@@ -101,7 +101,8 @@ void weft_pool_unwait_end(weft_pool *pool, weft_waiter *waiter);
 /* Calls visit for tasks in the pool's queue, `most` of them, under its lock. */
 void weft_pool_each_queued(weft_pool *pool, uint32_t most, void (*visit)(weft_task *, void *arg),
                            void *arg);
-/* Changes how many threads it may have (1 to WEFT_POOL_MAX_THREADS): fewer end when they are idle. */
+/* Changes how many threads it may have (1 to WEFT_POOL_MAX_THREADS): fewer end when they are idle.
+ */
 int weft_pool_resize(weft_pool *pool, uint32_t threads);
 enum { WEFT_POOL_MAX_THREADS = 1024 };
 
@@ -111,8 +112,8 @@ enum { WEFT_POOL_MAX_THREADS = 1024 };
 weft_task *weft_worker_next(weft_worker *worker);
 /* Calls visit for the tasks on the worker's own ring. */
 void weft_worker_each_queued(weft_worker *worker, void (*visit)(weft_task *, void *arg), void *arg);
-/* A task that it ran woke somebody who had waited for it: who submits does not stream, so that to let tasks
- * gather would only delay them. */
+/* A task that it ran woke somebody who had waited for it: who submits does not stream, so that to
+ * let tasks gather would only delay them. */
 static inline void weft_worker_saw_wait(weft_worker *worker) {
   worker->lean_takes = 0;
 }

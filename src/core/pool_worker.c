@@ -83,7 +83,8 @@ static void worker_main(void *arg) {
   worker->thread = pthread_self();
   if (worker->pool->nice) {
     id_t self = (id_t)syscall(SYS_gettid);
-    int nice = getpriority(PRIO_PROCESS, (id_t)getpid()); /* not ours: another worker may have made us */
+    int nice =
+        getpriority(PRIO_PROCESS, (id_t)getpid()); /* not ours: another worker may have made us */
     weft_io_start(); /* else a task may start it, and it would inherit our priority for good */
     setpriority(PRIO_PROCESS, self, nice + worker->pool->nice);
   }

@@ -1,7 +1,7 @@
 /* ring.h: a worker's queue of tasks that other workers may steal from.
  *
- * The owner puts and takes; any worker steals. Lock-free; nothing blocks. A fixed size: what does not
- * fit goes to the pool's queue.
+ * The owner puts and takes; any worker steals. Lock-free; nothing blocks. A fixed size: what does
+ * not fit goes to the pool's queue.
  */
 #ifndef WEFT_CORE_RING_H
 #define WEFT_CORE_RING_H
@@ -59,8 +59,8 @@ static inline uint32_t weft_ring_steal(weft_ring *ring, struct weft_task **stole
     if (count == 0)
       return 0;
     for (uint32_t i = 0; i < count; i++)
-      stolen[i] = atomic_load_explicit(&ring->slots[(head + i) % WEFT_RING_SIZE],
-                                       memory_order_relaxed);
+      stolen[i] =
+          atomic_load_explicit(&ring->slots[(head + i) % WEFT_RING_SIZE], memory_order_relaxed);
     if (atomic_compare_exchange_weak_explicit(&ring->head, &head, head + count,
                                               memory_order_acq_rel, memory_order_acquire))
       return count;

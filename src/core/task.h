@@ -1,7 +1,7 @@
 /* task.h: one unit of work of a group, from go to the end. Internal to the core and its binding.
  *
- * A task belongs to one thread at a time: the one that made it, a pool's queue, the worker that runs
- * it, the group's list of ended tasks, and at last the group's owner again.
+ * A task belongs to one thread at a time: the one that made it, a pool's queue, the worker that
+ * runs it, the group's list of ended tasks, and at last the group's owner again.
  */
 #ifndef WEFT_CORE_TASK_H
 #define WEFT_CORE_TASK_H
@@ -22,8 +22,8 @@ struct weft_task {
   uint32_t index;                      /* from 1, in the order of go */
   uint8_t kind;                        /* the binding's to use */
   _Atomic uint8_t status;
-  uint8_t place;                       /* in its block, from 1; 0: in memory of its own */
-  weft_parcel parcel;                  /* before the end: what to run; after: the result */
+  uint8_t place;      /* in its block, from 1; 0: in memory of its own */
+  weft_parcel parcel; /* before the end: what to run; after: the result */
 };
 
 /* NULL: no memory. Starts out QUEUED. */
@@ -31,8 +31,8 @@ weft_task *weft_task_new(struct weft_group *group);
 /* Frees it and drops its parcel. */
 void weft_task_free(weft_task *task);
 
-/* Tasks to use again, of one thread, and the block of memory that new ones are made in. Starts as zeros.
- * A block is freed with its last task, by whoever frees that. */
+/* Tasks to use again, of one thread, and the block of memory that new ones are made in. Starts as
+ * zeros. A block is freed with its last task, by whoever frees that. */
 typedef struct weft_task_cache {
   weft_task *free;
   struct weft_task_block *block;
@@ -44,11 +44,12 @@ void weft_task_give(weft_task_cache *cache, weft_task *task);
 void weft_task_cache_free(weft_task_cache *cache);
 
 /* Ends the task: its parcel holds the result. The task is the group's from then on, and the group
- * itself may be gone when this returns. Never blocks for longer than a lock. 1 when that woke somebody. */
+ * itself may be gone when this returns. Never blocks for longer than a lock. 1 when that woke
+ * somebody. */
 int weft_task_end(weft_task *task, uint8_t status);
 
-/* Before the task is submitted: its end, however it comes, takes one from the waitgroup's count, which is
- * raised here, or closes the channel. WEFT_OK, WEFT_TOO_LARGE or WEFT_NOMEM. */
+/* Before the task is submitted: its end, however it comes, takes one from the waitgroup's count,
+ * which is raised here, or closes the channel. WEFT_OK, WEFT_TOO_LARGE or WEFT_NOMEM. */
 int weft_task_notify(weft_task *task, weft_handle *handle);
 /* For a task that was not submitted after all. */
 void weft_task_unnotify(weft_task *task);
@@ -57,8 +58,8 @@ void weft_task_unnotify(weft_task *task);
 weft_context *weft_task_context(weft_task *task);
 /* A context of the task's own, so that it can be cancelled alone; borrowed. NULL: no memory. */
 weft_context *weft_task_own_context(weft_task *task);
-/* Cancels this task and nothing else of its group: makes its own context done. A binding then has to
- * tell whoever runs it, when it is parked. Returns 0 when there was no memory for it. */
+/* Cancels this task and nothing else of its group: makes its own context done. A binding then has
+ * to tell whoever runs it, when it is parked. Returns 0 when there was no memory for it. */
 int weft_task_cancel(weft_task *task, weft_error *cause);
 
 /* A failed task's parcel holds its error, retained; the task belongs to the caller. */

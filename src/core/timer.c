@@ -1,8 +1,8 @@
 /* timer.c: two pairing heaps of timers behind one lock: those of the clock, and outside timers.
  *
- * Owns the heaps' links, not the timers. Any thread starts and stops; the I/O thread fires. Invariant:
- * a timer is in its heap exactly while is_queued, and its claim runs under the lock, so that after
- * weft_timer_stop its owner may be freed.
+ * Owns the heaps' links, not the timers. Any thread starts and stops; the I/O thread fires.
+ * Invariant: a timer is in its heap exactly while is_queued, and its claim runs under the lock, so
+ * that after weft_timer_stop its owner may be freed.
  *
  * Lock order: the timers' lock is a leaf; claim takes no lock.
  */
@@ -14,11 +14,11 @@
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 /* guarded by lock */
-static weft_timer *roots[2];    /* by is_outside */
-static uint32_t live[2];        /* the same */
+static weft_timer *roots[2]; /* by is_outside */
+static uint32_t live[2];     /* the same */
 static uint64_t last_sequence;
-static uint64_t shuffle_seed;   /* 0: none */
-static uint64_t shuffled;       /* how many starts since it was set */
+static uint64_t shuffle_seed; /* 0: none */
+static uint64_t shuffled;     /* how many starts since it was set */
 
 static int is_before(const weft_timer *a, const weft_timer *b) {
   return a->at_ns != b->at_ns ? a->at_ns < b->at_ns : a->order < b->order;
@@ -185,7 +185,8 @@ uint64_t weft_timers_left_ns(void) {
   return next_ns < outside_ns ? next_ns : outside_ns;
 }
 
-/* Takes what is due out of the heap, `most` at most; returns those to fire, in order, linked by next. */
+/* Takes what is due out of the heap, `most` at most; returns those to fire, in order, linked by
+ * next. */
 static weft_timer *claim_due(int is_outside, uint64_t now_ns, uint32_t most) {
   weft_timer *first = NULL, **end = &first, **root = &roots[is_outside];
   pthread_mutex_lock(&lock);

@@ -21,7 +21,8 @@ struct weft_timer {
   void (*fire)(weft_timer *timer); /* then, on the I/O thread, without locks */
   uint32_t process;                /* the fork generation that it was started in */
   uint8_t is_queued;
-  uint8_t is_outside; /* of weft_clock_outside_ns, whatever the virtual clock says; set before the start */
+  uint8_t is_outside; /* of weft_clock_outside_ns, whatever the virtual clock says; set before the
+                         start */
   uint8_t is_last;    /* comes after all others of its instant; set before the start */
 };
 
@@ -32,12 +33,13 @@ static inline void weft_timer_init(weft_timer *timer, int (*claim)(weft_timer *)
 
 /* Starts it (it must not be running). Any thread; does not block. Returns 0 or an errno value. */
 int weft_timer_start(weft_timer *timer, uint64_t at_ns);
-/* Returns 1 when it was taken out before it was due. On return claim is not running and will not. */
+/* Returns 1 when it was taken out before it was due. On return claim is not running and will not.
+ */
 int weft_timer_stop(weft_timer *timer);
 /* Those that are not outside timers. */
 uint32_t weft_timers_live(void);
-/* From now on timers of the same instant fire in an order that the seed decides; 0: in the order of their
- * starts. */
+/* From now on timers of the same instant fire in an order that the seed decides; 0: in the order of
+ * their starts. */
 void weft_timers_shuffle(uint64_t seed);
 
 /* ---- for the I/O loop ---- */
@@ -48,8 +50,8 @@ uint64_t weft_timers_left_ns(void);
 void weft_timers_run(void);
 /* When the next timer is due that is not an outside timer. */
 uint64_t weft_timers_next_ns(void);
-/* Moves the virtual clock to the next timer and fires it alone, so that what follows from it comes before
- * the next one. */
+/* Moves the virtual clock to the next timer and fires it alone, so that what follows from it comes
+ * before the next one. */
 void weft_timers_jump(void);
 
 /* Around a fork: the child finds the lock free. */

@@ -1,7 +1,7 @@
 /* waiter.c: waiter lists and the native-thread waiter.
  *
- * Owns nothing: waits and waiters live with whoever blocks. Lists are entered under the lock of their
- * primitive. Invariant: a waiter is in at most one list, and a wait is woken exactly once.
+ * Owns nothing: waits and waiters live with whoever blocks. Lists are entered under the lock of
+ * their primitive. Invariant: a waiter is in at most one list, and a wait is woken exactly once.
  */
 #include "waiter.h"
 

@@ -2,8 +2,8 @@
  *
  * The core knows no Lua. Conventions, unless a function says otherwise:
  *  - any thread may call it, and it does not block;
- *  - pointers given stay the caller's; handles returned carry one reference, the caller's, given back
- *    with the matching _release (NULL is allowed there);
+ *  - pointers given stay the caller's; handles returned carry one reference, the caller's, given
+ *    back with the matching _release (NULL is allowed there);
  *  - functions that can fail for want of memory or threads return NULL or a negative WEFT_ code;
  *  - times are seconds (double) in parameters, nanoseconds (_ns) inside.
  */
@@ -21,17 +21,17 @@ extern "C" {
 
 enum {
   WEFT_OK = 0,
-  WEFT_CLOSED = -1,    /* the channel, pool or group takes no more */
-  WEFT_CANCELED = -2,  /* the context is done: weft_context_error tells why */
+  WEFT_CLOSED = -1,   /* the channel, pool or group takes no more */
+  WEFT_CANCELED = -2, /* the context is done: weft_context_error tells why */
   WEFT_WOULD_WAIT = -3,
   WEFT_NOMEM = -4,
-  WEFT_NOTHREAD = -5,  /* a native thread could not be started */
-  WEFT_TOO_LARGE = -6, /* more than can ever be had */
-  WEFT_FORKED = -7,    /* made in the parent process, used after a fork */
+  WEFT_NOTHREAD = -5,   /* a native thread could not be started */
+  WEFT_TOO_LARGE = -6,  /* more than can ever be had */
+  WEFT_FORKED = -7,     /* made in the parent process, used after a fork */
   WEFT_BELOW_ZERO = -8, /* more is given back or done than there was */
-  WEFT_TOO_LATE = -9,  /* the context's deadline would come first */
-  WEFT_FULL = -10,     /* there is no room for more, and waiting would not help */
-  WEFT_CHANGED = -11,  /* somebody else was first */
+  WEFT_TOO_LATE = -9,   /* the context's deadline would come first */
+  WEFT_FULL = -10,      /* there is no room for more, and waiting would not help */
+  WEFT_CHANGED = -11,   /* somebody else was first */
 };
 /* A sentence for a code above. The text is constant. */
 const char *weft_strerror(int code);
@@ -56,12 +56,13 @@ typedef struct weft_context weft_context;
 weft_context *weft_background(void);
 /* A child that is done when it is cancelled or its parent is. NULL: no memory. */
 weft_context *weft_context_with_cancel(weft_context *parent);
-/* A child that is also done at `deadline_ns` (monotonic, see weft_now_ns), then with `cause` (may be
- * NULL; retained). An earlier deadline of the parent stays in force. */
+/* A child that is also done at `deadline_ns` (monotonic, see weft_now_ns), then with `cause` (may
+ * be NULL; retained). An earlier deadline of the parent stays in force. */
 weft_context *weft_context_with_deadline(weft_context *parent, uint64_t deadline_ns,
                                          weft_error *cause);
 weft_context *weft_context_with_timeout(weft_context *parent, double seconds, weft_error *cause);
-/* A child that keeps deadline-free and alive when the parent is cancelled; values are still found. */
+/* A child that keeps deadline-free and alive when the parent is cancelled; values are still found.
+ */
 weft_context *weft_context_without_cancel(weft_context *parent);
 weft_context *weft_context_retain(weft_context *context);
 /* The last release cancels nothing: children keep their parent alive. */
@@ -70,8 +71,8 @@ void weft_context_release(weft_context *context);
  * Only the first call has an effect. Cancelling the background does nothing. */
 void weft_context_cancel(weft_context *context, weft_error *cause);
 int weft_context_is_done(weft_context *context);
-/* NULL while it is not done; else an error of kind "canceled" or "deadline", with a reference for the
- * caller. */
+/* NULL while it is not done; else an error of kind "canceled" or "deadline", with a reference for
+ * the caller. */
 weft_error *weft_context_error(weft_context *context);
 /* Why: what was given to cancel, to the deadline or to the ancestor that was; else the same as
  * weft_context_error. With a reference for the caller; NULL while not done. */
@@ -86,15 +87,15 @@ int weft_sleep(weft_context *context, double seconds);
 
 typedef struct weft_pool weft_pool;
 typedef struct weft_pool_config {
-  const char *name;  /* shown as the threads' name; copied; NULL: "weft" */
-  uint32_t threads;  /* at most so many; 0: one a processor */
-  uint32_t queue;    /* tasks that may wait for a thread; 0: no limit */
-  int nice;          /* added to the threads' nice value */
+  const char *name; /* shown as the threads' name; copied; NULL: "weft" */
+  uint32_t threads; /* at most so many; 0: one a processor */
+  uint32_t queue;   /* tasks that may wait for a thread; 0: no limit */
+  int nice;         /* added to the threads' nice value */
 } weft_pool_config;
 /* A pool that runs C functions. NULL: no memory. Threads start with the first tasks. */
 weft_pool *weft_pool_new(const weft_pool_config *config);
-/* Gives the caller's reference back; when tasks are still queued or running they are finished first,
- * in the background, then the threads end. */
+/* Gives the caller's reference back; when tasks are still queued or running they are finished
+ * first, in the background, then the threads end. */
 void weft_pool_release(weft_pool *pool);
 /* Takes no more tasks and waits until all are finished and the threads have ended, `seconds` at the
  * most (negative: for ever). Blocks the calling native thread. WEFT_OK or WEFT_WOULD_WAIT. */
@@ -103,15 +104,15 @@ int weft_pool_close(weft_pool *pool, double seconds);
 /* ---- groups: Go's errgroup ---- */
 
 typedef struct weft_group weft_group;
-/* A group whose tasks run on `pool` under a child of `parent`; both are retained. `limit`: tasks that
- * may run at once, 0 for no limit. NULL: no memory. */
+/* A group whose tasks run on `pool` under a child of `parent`; both are retained. `limit`: tasks
+ * that may run at once, 0 for no limit. NULL: no memory. */
 weft_group *weft_group_new(weft_context *parent, weft_pool *pool, uint32_t limit);
 /* What a task of the C API is: returns NULL, or an error whose reference the group takes over; the
  * first one cancels the group's context. Runs on a thread of the pool and may block it. */
 typedef weft_error *(*weft_task_fn)(weft_context *context, void *arg);
 /* Starts fn(context, arg). While the limit is reached or the pool's queue is full it blocks the
- * calling native thread. WEFT_OK, WEFT_CANCELED, WEFT_CLOSED, WEFT_NOMEM, WEFT_NOTHREAD, WEFT_FORKED.
- * `arg` must outlive the task when WEFT_OK was returned. */
+ * calling native thread. WEFT_OK, WEFT_CANCELED, WEFT_CLOSED, WEFT_NOMEM, WEFT_NOTHREAD,
+ * WEFT_FORKED. `arg` must outlive the task when WEFT_OK was returned. */
 int weft_group_go(weft_group *group, weft_task_fn fn, void *arg);
 /* The same, but WEFT_WOULD_WAIT instead of blocking. */
 int weft_group_try_go(weft_group *group, weft_task_fn fn, void *arg);
@@ -129,15 +130,16 @@ void weft_group_close(weft_group *group);
 typedef struct weft_channel weft_channel;
 /* `capacity` 0: a rendezvous. The memory for all values is reserved at once. NULL: no memory. */
 weft_channel *weft_channel_new(uint32_t capacity);
-/* What a send does when the channel is full: it waits; drops the oldest value (which needs a capacity of
- * at least 1); or drops its own and says WEFT_FULL. */
+/* What a send does when the channel is full: it waits; drops the oldest value (which needs a
+ * capacity of at least 1); or drops its own and says WEFT_FULL. */
 enum { WEFT_BLOCK, WEFT_DROP_OLD, WEFT_DROP_NEW };
 weft_channel *weft_channel_new_with(uint32_t capacity, int overflow);
 weft_channel *weft_channel_retain(weft_channel *channel);
 /* The last one drops the values that are still held. */
 void weft_channel_release(weft_channel *channel);
 /* Sends a copy of `size` bytes. Blocks the calling native thread until there is room or, at
- * capacity 0, a receiver. WEFT_OK, WEFT_CLOSED, WEFT_CANCELED, WEFT_NOMEM, WEFT_TOO_LARGE, WEFT_FULL. */
+ * capacity 0, a receiver. WEFT_OK, WEFT_CLOSED, WEFT_CANCELED, WEFT_NOMEM, WEFT_TOO_LARGE,
+ * WEFT_FULL. */
 int weft_channel_send(weft_context *context, weft_channel *channel, const void *bytes, size_t size);
 /* Blocks the calling native thread until there is a value: `*size` (may be NULL) is its length,
  * and at most `capacity` bytes are copied to `buffer`; the rest is lost. WEFT_OK, WEFT_CANCELED,
@@ -187,24 +189,25 @@ typedef struct weft_limiter weft_limiter;
 weft_limiter *weft_limiter_new(double rate, uint32_t burst);
 weft_limiter *weft_limiter_retain(weft_limiter *limiter);
 void weft_limiter_release(weft_limiter *limiter);
-/* Blocks the calling native thread until it has taken n tokens. WEFT_OK, WEFT_CANCELED, WEFT_TOO_LARGE
- * (more than the burst), WEFT_NOTHREAD; WEFT_TOO_LATE at once when its turn would come after the
- * context's deadline. Nothing is taken but with WEFT_OK. */
+/* Blocks the calling native thread until it has taken n tokens. WEFT_OK, WEFT_CANCELED,
+ * WEFT_TOO_LARGE (more than the burst), WEFT_NOTHREAD; WEFT_TOO_LATE at once when its turn would
+ * come after the context's deadline. Nothing is taken but with WEFT_OK. */
 int weft_limiter_wait(weft_context *context, weft_limiter *limiter, uint32_t n);
 /* Takes n tokens (WEFT_OK), or WEFT_WOULD_WAIT or WEFT_TOO_LARGE and nothing is taken. */
 int weft_limiter_allow(weft_limiter *limiter, uint32_t n);
-/* Takes n tokens in advance: the caller may act after `*delay` seconds, infinite at rate 0. WEFT_OK, or
- * WEFT_TOO_LARGE. */
+/* Takes n tokens in advance: the caller may act after `*delay` seconds, infinite at rate 0.
+ * WEFT_OK, or WEFT_TOO_LARGE. */
 int weft_limiter_reserve(weft_limiter *limiter, uint32_t n, double *delay);
 /* Gives back tokens that were taken or reserved and are not used. */
 void weft_limiter_give_back(weft_limiter *limiter, uint32_t n);
 /* Corrects what was taken by what was used in the end: less is given back, more is owed. */
 void weft_limiter_settle(weft_limiter *limiter, uint32_t taken, double used);
-/* Lets nobody pass before `at_ns` (monotonic); a later pause stays in force. The bucket fills meanwhile. */
+/* Lets nobody pass before `at_ns` (monotonic); a later pause stays in force. The bucket fills
+ * meanwhile. */
 void weft_limiter_pause_until(weft_limiter *limiter, uint64_t at_ns);
 void weft_limiter_resume(weft_limiter *limiter); /* ends the pause */
-/* A rate below 0 and a burst of 0 mean the present one. For those who wait too; those who want more than the
- * new burst end with WEFT_TOO_LARGE. */
+/* A rate below 0 and a burst of 0 mean the present one. For those who wait too; those who want more
+ * than the new burst end with WEFT_TOO_LARGE. */
 void weft_limiter_set(weft_limiter *limiter, double rate, uint32_t burst);
 
 /* ---- budgets: an amount that many spend at once, and never overspend ---- */
@@ -214,22 +217,22 @@ typedef struct weft_budget weft_budget;
 weft_budget *weft_budget_new(int64_t limit, double warn_share);
 weft_budget *weft_budget_retain(weft_budget *budget);
 void weft_budget_release(weft_budget *budget);
-/* Sets the amount aside. Blocks the calling native thread while only others' reservations are in the
- * way. WEFT_OK, WEFT_CANCELED, or WEFT_TOO_LARGE when so much will not be left. */
+/* Sets the amount aside. Blocks the calling native thread while only others' reservations are in
+ * the way. WEFT_OK, WEFT_CANCELED, or WEFT_TOO_LARGE when so much will not be left. */
 int weft_budget_reserve(weft_context *context, weft_budget *budget, int64_t amount);
 /* The same, but WEFT_WOULD_WAIT instead of blocking. */
 int weft_budget_try_reserve(weft_budget *budget, int64_t amount);
-/* Ends a reservation: `actual` is spent, the rest is given back. More than was reserved is booked as
- * well. 1 once, when what is spent reaches the share to warn at; else 0; WEFT_BELOW_ZERO when so much is
- * not reserved: nothing changes. */
+/* Ends a reservation: `actual` is spent, the rest is given back. More than was reserved is booked
+ * as well. 1 once, when what is spent reaches the share to warn at; else 0; WEFT_BELOW_ZERO when so
+ * much is not reserved: nothing changes. */
 int weft_budget_settle(weft_budget *budget, int64_t reserved, int64_t actual);
 /* Raises the limit, but never so far that more than `most_remaining` could be reserved. */
 void weft_budget_add(weft_budget *budget, int64_t amount, int64_t most_remaining);
 /* ---- dicts: maps that threads share; dict.h has the functions for their entries ---- */
 
 typedef struct weft_dict weft_dict;
-/* At most `max` entries (0: no limit), each of which lives for `ttl` seconds after its last write (0 or
- * infinite: for ever). NULL: no memory. */
+/* At most `max` entries (0: no limit), each of which lives for `ttl` seconds after its last write
+ * (0 or infinite: for ever). NULL: no memory. */
 weft_dict *weft_dict_new(uint32_t max, double ttl);
 weft_dict *weft_dict_retain(weft_dict *dict);
 void weft_dict_release(weft_dict *dict);
@@ -240,7 +243,8 @@ typedef struct weft_singleflight weft_singleflight;
 weft_singleflight *weft_singleflight_new(void); /* NULL: no memory */
 weft_singleflight *weft_singleflight_retain(weft_singleflight *owner);
 void weft_singleflight_release(weft_singleflight *owner);
-/* The next one that asks for the key starts a new run; those who wait still get the present one's outcome. */
+/* The next one that asks for the key starts a new run; those who wait still get the present one's
+ * outcome. */
 void weft_singleflight_forget(weft_singleflight *owner, const void *key, uint32_t size);
 
 /* ---- counts of what is alive: for tests and for watching ---- */

@@ -83,13 +83,14 @@ typedef struct weft_ins {
   int16_t first, count; /* the registers that change */
   int16_t result;       /* the one that receives the tracked value; -1: none */
   int16_t source;
-  int16_t argument;     /* -1: a call without arguments */
-  int32_t key;          /* string constant or child; -1: not known */
-  int32_t target;       /* with WEFT_JUMPS; always an instruction of this function */
+  int16_t argument; /* -1: a call without arguments */
+  int32_t key;      /* string constant or child; -1: not known */
+  int32_t target;   /* with WEFT_JUMPS; always an instruction of this function */
   int32_t line;
 } weft_ins;
 
-static inline void weft_ins_read(weft_ins *ins, weft_ins_kind kind, int result, int source, int key) {
+static inline void weft_ins_read(weft_ins *ins, weft_ins_kind kind, int result, int source,
+                                 int key) {
   ins->kind = (uint8_t)kind;
   ins->result = (int16_t)result;
   ins->source = (int16_t)source;

@@ -407,7 +407,7 @@ static void read_parts(weft_reader *r, weft_proto *proto, int depth) {
   function_parts parts = {0};
   read_string(r); /* the source */
   parts.first_line = read_int(r);
-  read_int(r);          /* the last line */
+  read_int(r);         /* the last line */
   weft_reader_byte(r); /* how many parameters */
   weft_reader_byte(r); /* whether it is vararg */
   proto->nregisters = weft_reader_byte(r);

@@ -1,10 +1,10 @@
 /* channel.c: channels in Lua: values are packed by the sender and unpacked by the receiver.
  *
- * Owns the parcel of a caller that is blocked here: in the memory of the task that it runs, whose own
- * parcel is empty meanwhile, or of the guest, or on the C stack of the main
- * party, which never yields. So a parked
- * sender or receiver costs nothing. Entered by the state's thread; other threads move parcels out of
- * and into a queued slot. Invariant: when a call ends, however it ends, the slot is empty.
+ * Owns the parcel of a caller that is blocked here: in the memory of the task that it runs, whose
+ * own parcel is empty meanwhile, or of the guest, or on the C stack of the main party, which never
+ * yields. So a parked sender or receiver costs nothing. Entered by the state's thread; other
+ * threads move parcels out of and into a queued slot. Invariant: when a call ends, however it ends,
+ * the slot is empty.
  */
 #include "../core/channel.h"
 #include "../core/ticker.h"
@@ -49,8 +49,9 @@ static int read_overflow(lua_State *L, uint32_t *capacity) {
  * @function channel
  * @tparam[opt=0] integer capacity how many values it holds before send waits; with 0 send waits for
  *   a receiver. The memory, 56 bytes a value, is reserved at once
- * @tparam[opt="block"] string overflow what send does when the channel is full: "block" waits; "drop_old" drops
- *   the oldest value; "drop_new" drops its own; "conflate" keeps one value, the latest
+ * @tparam[opt="block"] string overflow what send does when the channel is full: "block" waits;
+ * "drop_old" drops the oldest value; "drop_new" drops its own; "conflate" keeps one value, the
+ * latest
  * @treturn channel
  * @raise bad argument
  */
@@ -103,15 +104,16 @@ static void abandon_value(weft_park *park, int source) {
   weft_parcel_clear(park->waiter.slot); /* what was received, or could not be sent */
 }
 
-static const weft_park_op send_op = {"channel:send", finish_send, NULL, leave_send, abandon_value, 1};
+static const weft_park_op send_op = {"channel:send", finish_send,   NULL,
+                                     leave_send,     abandon_value, 1};
 
 /*** Sends a copy of a value. Waits while the channel is full or, at capacity 0, until somebody
  * receives. Cancelled while it waits, it has not sent.
  * @function channel:send
  * @param value anything that can be sent, nil and false too
  * @treturn boolean true; false when a channel with "drop_new" was full and has dropped it
- * @raise an error of kind "closed" when the channel is or gets closed; what cannot be sent, with its
- *   path; an error of kind "canceled" or "deadline" when the caller's context is done
+ * @raise an error of kind "closed" when the channel is or gets closed; what cannot be sent, with
+ * its path; an error of kind "canceled" or "deadline" when the caller's context is done
  */
 static int send_value(lua_State *L) {
   weft_state *state = WEFT_STATE(L);
@@ -213,7 +215,8 @@ static int recv_with(lua_State *L, const weft_park_op *op,
   return push(L, slot, rc);
 }
 
-static const weft_park_op recv_op = {"channel:recv", finish_recv, NULL, leave_recv, abandon_value, 1};
+static const weft_park_op recv_op = {"channel:recv", finish_recv,   NULL,
+                                     leave_recv,     abandon_value, 1};
 
 /*** Receives the oldest value. Waits while there is none. A value that was handed over is returned
  * although the caller's context has been cancelled meanwhile: none is lost.
@@ -269,8 +272,9 @@ static int finish_next(lua_State *L, weft_park *park, int source) {
   return push_next(L, park->waiter.slot, weft_waiter_outcome(&park->waiter));
 }
 
-static const weft_park_op next_op = {"channel:iter", finish_next, NULL, leave_recv, abandon_value,
-                                     WEFT_PARK_HOLDS_HANDLE | WEFT_PARK_STEPS};
+static const weft_park_op next_op = {"channel:iter", finish_next,
+                                     NULL,           leave_recv,
+                                     abandon_value,  WEFT_PARK_HOLDS_HANDLE | WEFT_PARK_STEPS};
 
 static int next_value(lua_State *L) {
   return recv_with(L, &next_op, push_next);

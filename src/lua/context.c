@@ -1,7 +1,7 @@
 /* context.c: contexts in Lua.
  *
- * Owns nothing but references. Entered by the state's thread. Invariant: the first argument of a pool's
- * tasks is one userdata a state that means "the context of the task that runs".
+ * Owns nothing but references. Entered by the state's thread. Invariant: the first argument of a
+ * pool's tasks is one userdata a state that means "the context of the task that runs".
  */
 #include "context.h"
 
@@ -21,7 +21,8 @@ weft_context *weft_check_context(weft_state *state, lua_State *L, int index, con
   return (weft_context *)weft_check_handle(L, index, &weft_context_type, what, "ctx");
 }
 
-/* Like the above for methods; reading through a task's first argument makes no context of its own. */
+/* Like the above for methods; reading through a task's first argument makes no context of its own.
+ */
 static weft_context *check_self(lua_State *L, const char *what) {
   weft_state *state = WEFT_STATE(L);
   weft_object *object = lua_touserdata(L, 1);
@@ -104,7 +105,8 @@ static int push_with_deadline(lua_State *L, weft_context *parent, uint64_t deadl
 /*** A child that is done after a time (Go: context.WithTimeout). An earlier deadline of the parent stays.
  * @function context:with_timeout
  * @tparam number seconds from now, >= 0; math.huge for none
- * @param[opt] cause what @{context:cause} then returns: a string, an error, any value that can be sent
+ * @param[opt] cause what @{context:cause} then returns: a string, an error, any value that can be
+ * sent
  * @treturn context
  * @raise bad argument 'seconds'
  */
@@ -279,8 +281,8 @@ static void leave_wait_done(weft_park *park) {
   weft_context_unwait(park->object, &park->waiter);
 }
 
-static const weft_park_op wait_done_op = {"context:wait", finish_wait_done, NULL, leave_wait_done,
-                                          NULL, 1};
+static const weft_park_op wait_done_op = {
+    "context:wait", finish_wait_done, NULL, leave_wait_done, NULL, 1};
 
 /*** Blocks until this context is done, whose context that may be.
  * @function context:wait
@@ -348,22 +350,29 @@ void weft_push_task_context(weft_state *state, lua_State *L) {
 }
 
 void weft_open_context(weft_state *state, lua_State *L) {
-  static const weft_function methods[] = {
-      {"with_cancel", with_cancel, 0},   {"with_timeout", with_timeout, 0},
-      {"with_deadline", with_deadline, 0}, {"without_cancel", without_cancel, 0},
-      {"with_value", with_value, 0},     {"value", value, 0},
-      {"cancel", cancel, 0},             {"err", err, 0},
-      {"cause", cause, 0},               {"deadline", deadline, 0},
-      {"remaining", remaining, 0},       {"check", check, 0},
-      {"wait", wait_done, WEFT_BLOCKS},  {"done", done, 0},
-      {"__gc", weft_object_gc, 0},
-      {"__close", close_context, 0},     {"__tostring", weft_object_tostring, 0},
-      {NULL, NULL, 0}};
-  static const weft_function functions[] = {
-      {"background", background, 0},
-      {"current", current, 0}, {"signal_context", signal_context, 0},
-      {"is_context", is_context, 0},
-      {NULL, NULL, 0}};
+  static const weft_function methods[] = {{"with_cancel", with_cancel, 0},
+                                          {"with_timeout", with_timeout, 0},
+                                          {"with_deadline", with_deadline, 0},
+                                          {"without_cancel", without_cancel, 0},
+                                          {"with_value", with_value, 0},
+                                          {"value", value, 0},
+                                          {"cancel", cancel, 0},
+                                          {"err", err, 0},
+                                          {"cause", cause, 0},
+                                          {"deadline", deadline, 0},
+                                          {"remaining", remaining, 0},
+                                          {"check", check, 0},
+                                          {"wait", wait_done, WEFT_BLOCKS},
+                                          {"done", done, 0},
+                                          {"__gc", weft_object_gc, 0},
+                                          {"__close", close_context, 0},
+                                          {"__tostring", weft_object_tostring, 0},
+                                          {NULL, NULL, 0}};
+  static const weft_function functions[] = {{"background", background, 0},
+                                            {"current", current, 0},
+                                            {"signal_context", signal_context, 0},
+                                            {"is_context", is_context, 0},
+                                            {NULL, NULL, 0}};
   weft_register(L, state, functions);
   weft_new_class(L, state, "weft.context", methods);
   weft_register_handle_class(L, &weft_context_type);

@@ -1,9 +1,9 @@
 /* coroutines.c: coroutine.resume and coroutine.wrap for the states of workers, on Lua 5.4.
  *
- * Owns nothing. Entered by the worker's thread. A blocking call, or the end of a time slice, inside of a
- * coroutine that the task made itself must reach the scheduler, not the resumer: these two pass such a
- * yield outward, and go on inward when the task is resumed. Invariant: `running` is the coroutine whose
- * code runs.
+ * Owns nothing. Entered by the worker's thread. A blocking call, or the end of a time slice, inside
+ * of a coroutine that the task made itself must reach the scheduler, not the resumer: these two
+ * pass such a yield outward, and go on inward when the task is resumed. Invariant: `running` is the
+ * coroutine whose code runs.
  */
 #include "coroutines.h"
 
@@ -73,7 +73,8 @@ static int step(lua_State *L, lua_State *co, int nargs, int is_wrap) {
     if (lua_isyieldable(L))
       return lua_yieldk(L, 0, is_wrap, go_on);
     scheduler->is_yield_of_task = 0;
-    return luaL_error(L, "a coroutine of the task would block inside a C call, where Lua cannot yield");
+    return luaL_error(
+        L, "a coroutine of the task would block inside a C call, where Lua cannot yield");
   }
   return finish(L, co, move_results(L, co, rc, nresults), is_wrap);
 }

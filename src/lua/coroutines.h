@@ -6,7 +6,8 @@
 
 struct weft_state;
 
-/* Replaces coroutine.resume and coroutine.wrap in a worker's state, where the VM allows. May raise. */
+/* Replaces coroutine.resume and coroutine.wrap in a worker's state, where the VM allows. May raise.
+ */
 void weft_open_coroutines(struct weft_state *state, lua_State *L);
 
 #endif

@@ -48,13 +48,13 @@ typedef struct weft_encoder {
   weft_buf *out;
   weft_encoder_scratch *scratch;
   weft_code_keeper *keeper;
-  const char *what;     /* for errors: "argument" */
-  int number;           /* of the value being written */
-  const char *label;    /* the captured variable being written, or NULL */
-  uint32_t parent;      /* the table being written, as an index of scratch->tables */
-  int depth;            /* of functions */
+  const char *what;          /* for errors: "argument" */
+  int number;                /* of the value being written */
+  const char *label;         /* the captured variable being written, or NULL */
+  uint32_t parent;           /* the table being written, as an index of scratch->tables */
+  int depth;                 /* of functions */
   const void *foreign_table; /* ngx.ctx */
-  uint32_t names_known; /* the state's when this writing began */
+  uint32_t names_known;      /* the state's when this writing began */
   uint8_t is_guarded, has_objects;
   int first, last; /* stack indices of the message's own values */
   int lone;        /* of the only function so far whose variables were not noted yet, or 0 */

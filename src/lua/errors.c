@@ -1,7 +1,7 @@
 /* errors.c: error tables: making, printing, converting.
  *
- * Owns the metatable. Entered by the state's thread. Invariant: an error table is plain data but for
- * its metatable, so it crosses states like any other value.
+ * Owns the metatable. Entered by the state's thread. Invariant: an error table is plain data but
+ * for its metatable, so it crosses states like any other value.
  */
 #include "errors.h"
 
@@ -35,12 +35,13 @@ static int has_field(lua_State *L, const char *field) {
   return has;
 }
 
-/* One line: "task 3 'fetch' (x.lua:12) failed: message", "stage 'clean', item 3 failed: message" of a
- * pipeline, "stage 2 (clean) failed: message" of a chain. */
+/* One line: "task 3 'fetch' (x.lua:12) failed: message", "stage 'clean', item 3 failed: message" of
+ * a pipeline, "stage 2 (clean) failed: message" of a chain. */
 static int error_tostring(lua_State *L) {
   luaL_Buffer b;
   lua_settop(L, 1);
-  int is_of_chain = has_field(L, "stage_index"), is_of_pipeline = !is_of_chain && has_field(L, "stage");
+  int is_of_chain = has_field(L, "stage_index"),
+      is_of_pipeline = !is_of_chain && has_field(L, "stage");
   int is_of_item = is_of_pipeline || has_field(L, "item"), is_of_task = has_field(L, "index");
   luaL_buffinit(L, &b);
   if (is_of_pipeline)
@@ -319,8 +320,8 @@ int weft_bad_argument(lua_State *L, const char *what, const char *name, const ch
     char number[32];
     double value = lua_tonumber(L, index);
     snprintf(number, sizeof number, "%.14g", isnan(value) ? (double)NAN : value); /* not "-nan" */
-    got = lua_type(L, index) == LUA_TNUMBER ? lua_pushstring(L, number), lua_tostring(L, -1)
-                                            : lua_pushfstring(L, "'%s'", lua_tostring(L, index));
+    got = lua_type(L, index) == LUA_TNUMBER ? lua_pushstring(L, number),
+    lua_tostring(L, -1)                     : lua_pushfstring(L, "'%s'", lua_tostring(L, index));
   }
   const char *where = push_position(L, 1) ? lua_tostring(L, -1) : NULL;
   lua_pushfstring(L, "%s%sbad argument '%s' to %s: expected %s, got %s", where ? where : "",

@@ -23,7 +23,8 @@ void weft_push_context_error(struct weft_state *state, lua_State *L, weft_error 
 /* The core form of any Lua value used as a cause or failure; the caller's reference. */
 weft_error *weft_to_core_error(struct weft_state *state, lua_State *L, int index);
 int weft_is_error(struct weft_state *state, lua_State *L, int index);
-/* Turns the value on top of the stack into an error table, in its place: strings become messages. */
+/* Turns the value on top of the stack into an error table, in its place: strings become messages.
+ */
 void weft_normalize_error(struct weft_state *state, lua_State *L);
 /* The chunk name of Lua code that wraps C functions: errors name the position of its caller. */
 #define WEFT_SHIM_CHUNK "=weft"

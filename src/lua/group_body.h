@@ -2,9 +2,9 @@
  * tasks.
  *
  * group.c makes groups; group_go.c starts tasks; group_drain.c takes over those that have ended;
- * group_wait.c waits for all or for the next; group_task.c is the userdata of one task; group_leave.c
- * leaves, cancels and looks. Everything is on the thread of the state that made the group; what takes
- * L may raise.
+ * group_wait.c waits for all or for the next; group_task.c is the userdata of one task;
+ * group_leave.c leaves, cancels and looks. Everything is on the thread of the state that made the
+ * group; what takes L may raise.
  */
 #ifndef WEFT_LUA_GROUP_BODY_H
 #define WEFT_LUA_GROUP_BODY_H
@@ -30,8 +30,7 @@ typedef struct weft_group_body {
   weft_group *core;  /* NULL once it was left */
   weft_task *ended;  /* taken from the core group, and not drained yet */
   weft_task **slots; /* by index - 1 - base: the running core task, or how it ended; see below */
-  uint32_t
-      *order; /* indices in the order in which tasks were drained, but for the first order_base */
+  uint32_t *order;   /* indices as tasks were drained, but for the first order_base */
   uint32_t count, capacity, drained;
   uint32_t base, order_base; /* entries that were dropped, since those tasks are forgotten */
   uint32_t base_failures;    /* how many of the dropped tasks had failed */

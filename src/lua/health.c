@@ -1,7 +1,7 @@
 /* health.c: what a client has learnt about its server, for lua/weft; not public.
  *
- * Owns nothing. Entered by the state's thread. Invariant: options are numbers from 0 to 1e9, so that
- * no conversion of theirs overflows.
+ * Owns nothing. Entered by the state's thread. Invariant: options are numbers from 0 to 1e9, so
+ * that no conversion of theirs overflows.
  */
 #include "../core/health.h"
 

@@ -68,8 +68,8 @@ static int stream_gc(lua_State *L) {
   return 0;
 }
 
-/* The collector does not see what a stream holds outside of Lua. It is told, so that it comes by before
- * dropped ones have used up all descriptors. */
+/* The collector does not see what a stream holds outside of Lua. It is told, so that it comes by
+ * before dropped ones have used up all descriptors. */
 static void press_collector(lua_State *L) {
   if (lua_gc(L, LUA_GCISRUNNING, 0))
     lua_gc(L, LUA_GCSTEP, STREAM_KILOBYTES);

@@ -1,5 +1,5 @@
-/* local.h: the end of a task of weft.inline: its values never leave the state. On the state's thread;
- * may raise "not enough memory". */
+/* local.h: the end of a task of weft.inline: its values never leave the state. On the state's
+ * thread; may raise "not enough memory". */
 #ifndef WEFT_LUA_LOCAL_H
 #define WEFT_LUA_LOCAL_H
 

@@ -177,7 +177,8 @@ static void scan_closure(scan *s, const flow *f, const weft_ins *ins) {
   s->depth--;
 }
 
-/* A local that is captured and assigned may change at any call, and between calls of the closure. */
+/* A local that is captured and assigned may change at any call, and between calls of the closure.
+ */
 static void find_shared(flow *f) {
   for (int pc = 0; pc < f->proto->ncode; pc++) {
     const weft_proto *child = child_of(f->proto, &f->proto->code[pc]);

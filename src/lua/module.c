@@ -1,7 +1,7 @@
 /* module.c: the C module weft.core: what lua/weft builds the public module from.
  *
- * Owns the process's exit handler. Entered by every state's thread once. Invariant: only luaopen_weft_core
- * is visible outside of the shared object.
+ * Owns the process's exit handler. Entered by every state's thread once. Invariant: only
+ * luaopen_weft_core is visible outside of the shared object.
  */
 #include "compat.h"
 
@@ -111,14 +111,14 @@ static int is_error(lua_State *L) {
 
 /*** Counts of what is alive in the process.
  * @function stats
- * @treturn table `threads`, `contexts`, `errors`, `pools`, `groups`, `channels`, `semaphores`, `dicts`, `flights`
- *   (of singleflights), `tickers`,
- *   `waitgroups`, `limiters`, `timers`, `transfers`, `http_quotas`, `budgets`, `healths`, `codes`; of this state: `tasks`, `parked`;
- *   `states`: Lua states that have loaded weft; `awake`: threads that do not sleep; `all_tasks`: of the
- *   process, with `live`, `parked`, and the counters `done`, `failed`, `canceled`; `by_pool`: for each name
- *   of a pool with threads `threads`, `max_threads`, `idle`, `queued`, `tasks`, `parked`; `http`:
- *   `in_flight`, `queued`, `sockets`, and the counters `started`, `failed`; `memory`, in bytes:
- *   `resident`, and `lua`, of the Lua states, each as of when it was last idle
+ * @treturn table `threads`, `contexts`, `errors`, `pools`, `groups`, `channels`, `semaphores`,
+ * `dicts`, `flights` (of singleflights), `tickers`, `waitgroups`, `limiters`, `timers`,
+ * `transfers`, `http_quotas`, `budgets`, `healths`, `codes`; of this state: `tasks`, `parked`;
+ *   `states`: Lua states that have loaded weft; `awake`: threads that do not sleep; `all_tasks`: of
+ * the process, with `live`, `parked`, and the counters `done`, `failed`, `canceled`; `by_pool`: for
+ * each name of a pool with threads `threads`, `max_threads`, `idle`, `queued`, `tasks`, `parked`;
+ * `http`: `in_flight`, `queued`, `sockets`, and the counters `started`, `failed`; `memory`, in
+ * bytes: `resident`, and `lua`, of the Lua states, each as of when it was last idle
  */
 static int stats(lua_State *L) {
   weft_state *state = WEFT_STATE(L);
@@ -127,17 +127,25 @@ static int stats(lua_State *L) {
   const struct {
     const char *name;
     uint32_t count;
-  } counts[] = {{"threads", all.threads},       {"contexts", all.contexts},
-                {"errors", all.errors},         {"pools", all.pools},
-                {"groups", all.groups},         {"channels", all.channels},
-                {"semaphores", all.semaphores}, {"waitgroups", all.waitgroups},
-                {"dicts", all.dicts},           {"flights", all.flights},
+  } counts[] = {{"threads", all.threads},
+                {"contexts", all.contexts},
+                {"errors", all.errors},
+                {"pools", all.pools},
+                {"groups", all.groups},
+                {"channels", all.channels},
+                {"semaphores", all.semaphores},
+                {"waitgroups", all.waitgroups},
+                {"dicts", all.dicts},
+                {"flights", all.flights},
                 {"tickers", all.tickers},
-                {"timers", all.timers},         {"transfers", all.transfers},
+                {"timers", all.timers},
+                {"transfers", all.transfers},
                 {"http_quotas", all.http_quotas},
                 {"limiters", all.limiters},
-                {"budgets", all.budgets},       {"healths", all.healths},
-                {"codes", weft_live.codes},     {"tasks", state->scheduler.live},
+                {"budgets", all.budgets},
+                {"healths", all.healths},
+                {"codes", weft_live.codes},
+                {"tasks", state->scheduler.live},
                 {"parked", state->scheduler.parked}};
   lua_createtable(L, 0, 16);
   for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {

@@ -1,8 +1,8 @@
 /* names.c: what crosses by name: modules, their functions, and where require looks for them.
  *
- * Owns the process's copy of package.path and package.cpath; the maps belong to each state. Entered by
- * every state's own thread. Invariant: a name stands for the same thing in every state, as far as
- * require finds the same files.
+ * Owns the process's copy of package.path and package.cpath; the maps belong to each state. Entered
+ * by every state's own thread. Invariant: a name stands for the same thing in every state, as far
+ * as require finds the same files.
  *
  * Lock order: `lock` is a leaf; no Lua function is called under it.
  */

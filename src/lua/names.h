@@ -1,7 +1,7 @@
 /* names.h: modules and their functions cross by name, found again by require on the other side.
  *
- * On the state's thread; what takes L may raise "not enough memory". Nothing blocks but a module that
- * is required.
+ * On the state's thread; what takes L may raise "not enough memory". Nothing blocks but a module
+ * that is required.
  */
 #ifndef WEFT_LUA_NAMES_H
 #define WEFT_LUA_NAMES_H
@@ -10,7 +10,8 @@
 
 struct weft_state;
 
-/* The name of a loaded module's table, or NULL. The text is Lua's and lives while the state does. */
+/* The name of a loaded module's table, or NULL. The text is Lua's and lives while the state does.
+ */
 const char *weft_names_find(struct weft_state *state, lua_State *L, int index, size_t *size);
 /* The same for a function of a module. Looks at package.loaded again for an unknown C function. */
 const char *weft_names_find_function(struct weft_state *state, lua_State *L, int index,

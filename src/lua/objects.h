@@ -45,22 +45,23 @@ weft_handle *weft_to_handle(lua_State *L, int index, const weft_handle_type *typ
 /* The same, but raises "bad argument". */
 weft_handle *weft_check_handle(lua_State *L, int index, const weft_handle_type *type,
                                const char *what, const char *name);
-/* The userdata at `index`, of the class that weft_new_class made under this name; raises "bad argument
- * 'self'". */
+/* The userdata at `index`, of the class that weft_new_class made under this name; raises "bad
+ * argument 'self'". */
 void *weft_check_class(lua_State *L, int index, const char *class_name, const char *what);
-/* Pushes what a receive that ended with `rc` returns: the value of the slot, which is empty afterwards even when
- * this raises, and true; or nil and false. */
+/* Pushes what a receive that ended with `rc` returns: the value of the slot, which is empty
+ * afterwards even when this raises, and true; or nil and false. */
 int weft_push_received(lua_State *L, weft_parcel *slot, int rc);
 /* __gc of every handle class. */
 int weft_object_gc(lua_State *L);
 int weft_object_tostring(lua_State *L);
 /* The process's pool of one thread a processor; borrowed. NULL: no memory. Any thread. */
 weft_pool *weft_default_pool(void);
-/* Settings of the default pool. 0, and nothing changed: it has threads already. As a fallback they give
- * way to what was set before. Any thread. */
+/* Settings of the default pool. 0, and nothing changed: it has threads already. As a fallback they
+ * give way to what was set before. Any thread. */
 int weft_default_pool_setup(uint32_t threads, int nice, int is_fallback);
 
-/* weft.sleep that ends after everything else that is due at the same moment. For a blocking function. */
+/* weft.sleep that ends after everything else that is due at the same moment. For a blocking
+ * function. */
 int weft_sleep_last(lua_State *L, double seconds);
 
 #endif

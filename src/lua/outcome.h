@@ -4,8 +4,8 @@
 
 #include "scheduler.h"
 
-/* Ends the task of a fiber whose coroutine returned `rc`. Never raises. Returns 1 when the coroutine
- * may be used again. */
+/* Ends the task of a fiber whose coroutine returned `rc`. Never raises. Returns 1 when the
+ * coroutine may be used again. */
 int weft_outcome(weft_scheduler *scheduler, weft_fiber *fiber, int rc, int nresults);
 /* [any thread] Ends a task that cannot run, without Lua. The error stays the caller's. */
 void weft_outcome_fail(weft_task *task, weft_error *error);

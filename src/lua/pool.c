@@ -182,8 +182,8 @@ static int stats(lua_State *L) {
  */
 static int resize(lua_State *L) {
   weft_pool *pool = check_pool(L, "pool:resize");
-  weft_pool_resize(pool, weft_check_count(L, 2, "pool:resize", "threads", 1,
-                                          WEFT_POOL_MAX_THREADS));
+  weft_pool_resize(pool,
+                   weft_check_count(L, 2, "pool:resize", "threads", 1, WEFT_POOL_MAX_THREADS));
   return 0;
 }
 
@@ -209,7 +209,8 @@ static void abandon_close(weft_park *park, int source) {
   weft_context_release(park->waiter.slot);
 }
 
-static const weft_park_op close_op = {"pool:close", finish_close, NULL, leave_close, abandon_close, 1};
+static const weft_park_op close_op = {"pool:close", finish_close,  NULL,
+                                      leave_close,  abandon_close, 1};
 
 /*** Takes no more tasks and waits until all have ended and the threads are gone.
  * @function pool:close
@@ -225,7 +226,8 @@ static int close_pool(lua_State *L) {
   int has_limit = !lua_isnoneornil(L, 2);
   double seconds = has_limit ? weft_check_seconds(L, 2, "pool:close", "seconds") : 0;
   if (pool == weft_default_pool())
-    return luaL_error(L, "pool:close: the default pool belongs to the process and cannot be closed");
+    return luaL_error(L,
+                      "pool:close: the default pool belongs to the process and cannot be closed");
   weft_pool_shut(pool);
   weft_park *park = weft_park_begin(state, L, &close_op, pool);
   if (has_limit && !(timed = weft_context_with_timeout(current, seconds, NULL)))

@@ -51,8 +51,8 @@ static inline int weft_ptrmap_grow(weft_ptrmap *map) {
 
 enum { WEFT_PTRMAP_NEW = -1, WEFT_PTRMAP_NOMEM = -2 };
 
-/* The number of `key`, counted from 0 in the order of first sight; WEFT_PTRMAP_NEW when this was the
- * first. */
+/* The number of `key`, counted from 0 in the order of first sight; WEFT_PTRMAP_NEW when this was
+ * the first. */
 static inline int64_t weft_ptrmap_see(weft_ptrmap *map, const void *key) {
   if (!map->capacity) {
     for (uint32_t i = 0; i < map->count; i++)

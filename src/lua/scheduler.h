@@ -1,9 +1,10 @@
-/* scheduler.h: one scheduler a Lua state: many tasks as coroutines, parked and woken through the core's
- * waiter mechanism.
+/* scheduler.h: one scheduler a Lua state: many tasks as coroutines, parked and woken through the
+ * core's waiter mechanism.
  *
- * Three drivers: a worker's thread drives it for ever; a script drives its own while it waits; an event
- * loop such as nginx is woken and goes on by itself (guest.h). A blocking call is the same call in all of
- * them. Everything here belongs to the state's thread, but for what says [any thread].
+ * Three drivers: a worker's thread drives it for ever; a script drives its own while it waits; an
+ * event loop such as nginx is woken and goes on by itself (guest.h). A blocking call is the same
+ * call in all of them. Everything here belongs to the state's thread, but for what says [any
+ * thread].
  */
 #ifndef WEFT_LUA_SCHEDULER_H
 #define WEFT_LUA_SCHEDULER_H
@@ -25,17 +26,19 @@ typedef struct weft_message weft_message;
 struct weft_guests;
 struct weft_guest_loop;
 
-/* What any thread may send to a scheduler: `receive` is called on the state's thread, between tasks, and
- * owns the message. When the state is closing it only frees it. */
+/* What any thread may send to a scheduler: `receive` is called on the state's thread, between
+ * tasks, and owns the message. When the state is closing it only frees it. */
 struct weft_message {
   weft_wait wait; /* first */
   void (*receive)(weft_scheduler *scheduler, weft_message *message);
 };
 
-/* How a park ended. One with several sources numbers them from WEFT_PARK_FIRST_CHOICE on: each is an event. */
+/* How a park ended. One with several sources numbers them from WEFT_PARK_FIRST_CHOICE on: each is
+ * an event. */
 enum { WEFT_PARK_EVENT, WEFT_PARK_CANCELED, WEFT_PARK_ABANDONED, WEFT_PARK_FIRST_CHOICE };
 
-/* What a finish returns when the call must be tried again from its start; LuaJIT's lua_yield returns -1. */
+/* What a finish returns when the call must be tried again from its start; LuaJIT's lua_yield
+ * returns -1. */
 enum { WEFT_AGAIN = -2 };
 
 enum {
@@ -46,15 +49,17 @@ enum {
 /* One kind of blocking call. */
 typedef struct weft_park_op {
   const char *what; /* "channel:recv", for errors and dumps */
-  /* In the caller, after it was woken: pushes the results and returns how many, or raises, or returns
-   * WEFT_AGAIN with nothing pushed. Of the arguments only the first is there for sure. `source` is
-   * WEFT_PARK_EVENT or WEFT_PARK_CANCELED; after the latter the event did not happen. */
+  /* In the caller, after it was woken: pushes the results and returns how many, or raises, or
+   * returns WEFT_AGAIN with nothing pushed. Of the arguments only the first is there for sure.
+   * `source` is WEFT_PARK_EVENT or WEFT_PARK_CANCELED; after the latter the event did not happen.
+   */
   int (*finish)(lua_State *L, weft_park *park, int source);
   lua_CFunction again; /* the call itself; NULL when finish never says WEFT_AGAIN */
   /* Takes the waiter out of the source's queue, where it may be no more. */
   void (*leave)(weft_park *park);
-  /* For a caller that will never go on (its state closes, or a signal's hook raised): frees what finish
-   * would have, and gives back what the event brought. After leave, unless the event came. May be NULL. */
+  /* For a caller that will never go on (its state closes, or a signal's hook raised): frees what
+   * finish would have, and gives back what the event brought. After leave, unless the event came.
+   * May be NULL. */
   void (*abandon)(weft_park *park, int source);
   uint8_t flags; /* of those above */
   /* Says what it waits for, in a few words, for dumps; may be NULL. On the state's thread. */
@@ -70,21 +75,21 @@ struct weft_park {
 
 enum { WEFT_FIBER_IDLE, WEFT_FIBER_READY, WEFT_FIBER_RUNNING, WEFT_FIBER_PARKED };
 
-/* A coroutine of the scheduler's: idle, or running one task. `main`, without a coroutine, stands for
- * whoever calls from outside of any task. */
+/* A coroutine of the scheduler's: idle, or running one task. `main`, without a coroutine, stands
+ * for whoever calls from outside of any task. */
 struct weft_fiber {
-  weft_park park; /* first */
+  weft_park park;      /* first */
   lua_State *co;       /* of `main`: the caller, while it is parked */
   uint64_t started_ns; /* coarse */
   weft_task *task;
-  union { /* in one list at a time */
-    weft_fiber *next; /* of the ready or the idle list */
+  union {                     /* in one list at a time */
+    weft_fiber *next;         /* of the ready or the idle list */
     weft_fiber *next_watched; /* while parked */
   };
   weft_fiber *prev_watched;
   weft_watch *watch; /* while parked: the context that can cancel it */
   union {
-    const char *where; /* of a pool's task: file:line of its function, which the group keeps; or NULL */
+    const char *where; /* of a pool's task: its function's file:line, the group's; or NULL */
     weft_fiber *outer; /* of a task of weft.inline: the fiber that started it, or NULL */
   };
   uint32_t runs;       /* how many tasks have ended on it */
@@ -92,23 +97,23 @@ struct weft_fiber {
   int anchor;          /* the coroutine's reference in the registry */
   uint16_t start_args; /* of a task of weft.inline that was not resumed yet */
   uint8_t state;
-  uint8_t is_local : 1;   /* runs a task of weft.inline */
-  uint8_t was_parked : 1; /* the next resume ends a park */
+  uint8_t is_local : 1;     /* runs a task of weft.inline */
+  uint8_t was_parked : 1;   /* the next resume ends a park */
   uint8_t holds_handle : 1; /* a reference to park.object */
-  uint8_t is_traced : 1;   /* a trace has begun its line */
-  uint8_t traces_wait : 1; /* and its wait */
-  uint8_t is_guest : 1;   /* of an event loop that is not ours: guest.h */
-  uint8_t kills : 4;      /* how often a loop of it was told in vain that it is cancelled */
+  uint8_t is_traced : 1;    /* a trace has begun its line */
+  uint8_t traces_wait : 1;  /* and its wait */
+  uint8_t is_guest : 1;     /* of an event loop that is not ours: guest.h */
+  uint8_t kills : 4;        /* how often a loop of it was told in vain that it is cancelled */
 };
 
 struct weft_scheduler {
   struct weft_state *state;
   weft_inbox *inbox;
-  weft_worker *worker; /* NULL: a host */
+  weft_worker *worker;        /* NULL: a host */
   struct weft_guests *guests; /* of a host that is an event loop; else NULL */
   weft_fiber *volatile current;
-  lua_State *volatile running; /* the current fiber's coroutine, or one that its task made; these two
-                                  are also read by the signal handler on this thread */
+  lua_State *volatile running; /* the current fiber's coroutine, or one that its task made; these
+                                  two are also read by the signal handler on this thread */
   uint8_t is_yield_of_task;    /* a yield on its way out is the task's, not its own coroutine's */
   weft_spin spin;
   weft_fiber main;
@@ -120,11 +125,11 @@ struct weft_scheduler {
   _Atomic uint32_t live, parked; /* live: fibers that run a task */
   _Atomic uint64_t done;         /* tasks that ended well */
   _Atomic uint32_t lua_kib;      /* of the state's memory, when it was last idle */
-  weft_watch *watches[256];          /* by context */
-  weft_task *starting;               /* being unpacked: fails when that raises */
+  weft_watch *watches[256];      /* by context */
+  weft_task *starting;           /* being unpacked: fails when that raises */
   weft_fiber *starting_fiber;
   uint8_t is_closing;
-  uint8_t is_stuck;             /* the script was told that nothing can go on: deadlock.h */
+  uint8_t is_stuck;               /* the script was told that nothing can go on: deadlock.h */
   _Atomic uint8_t has_stuck_note; /* it is in the inbox */
   weft_message stuck_note;
   struct weft_stuck *stuck_task; /* of a worker: which task its thread is busy with; roll.h */
@@ -154,8 +159,9 @@ weft_park *weft_park_begin(struct weft_state *state, lua_State *L, const weft_pa
                            void *object);
 /* The same without the checks, for the ends of scopes. */
 weft_park *weft_park_prepare(struct weft_state *state, const weft_park_op *op, void *object);
-/* Blocks the caller until the waiter is claimed or `context` is done. A C function returns what this
- * returns, since it may yield; but WEFT_AGAIN, which comes outside of tasks, makes it try again. */
+/* Blocks the caller until the waiter is claimed or `context` is done. A C function returns what
+ * this returns, since it may yield; but WEFT_AGAIN, which comes outside of tasks, makes it try
+ * again. */
 int weft_park_wait(struct weft_state *state, lua_State *L, weft_park *park, weft_context *context);
 /* An empty parcel that stays put while the caller of L is blocked; `own` is for a caller that never
  * yields, on its C stack. */
@@ -168,20 +174,20 @@ void weft_check_can_block(struct weft_state *state, lua_State *L, const char *wh
 void weft_push_task_context(struct weft_state *state, lua_State *L);
 /* Raises the error of a context that is done. */
 int weft_raise_context(struct weft_state *state, lua_State *L, weft_context *context);
-/* The context of the task that L runs, else the background; borrowed. `own` makes one that belongs to
- * the task alone. Raises without memory. */
+/* The context of the task that L runs, else the background; borrowed. `own` makes one that belongs
+ * to the task alone. Raises without memory. */
 weft_context *weft_current_context(struct weft_state *state, lua_State *L, int own);
-/* The same, but of the pool's task whose code runs: tasks of weft.inline share its variables, and so its
- * first argument, which means this. */
+/* The same, but of the pool's task whose code runs: tasks of weft.inline share its variables, and
+ * so its first argument, which means this. */
 weft_context *weft_outer_context(struct weft_state *state, lua_State *L, int own);
-/* Ends the parks of callers that wait for `object`, which is going: only when their state closes does
- * an object go before them. */
+/* Ends the parks of callers that wait for `object`, which is going: only when their state closes
+ * does an object go before them. */
 void weft_scheduler_abandon(weft_scheduler *scheduler, const void *object);
 
 /* ---- running ---- */
 
-/* Starts a task of a pool: unpacks and runs it until it parks or ends. What raises, its context being
- * done already among it, leaves it as `starting`, for the driver to fail. */
+/* Starts a task of a pool: unpacks and runs it until it parks or ends. What raises, its context
+ * being done already among it, leaves it as `starting`, for the driver to fail. */
 void weft_scheduler_start(weft_scheduler *scheduler, weft_task *task);
 /* For a task of weft.inline, in two steps: a fiber with room for `count` values, or a raise; */
 weft_fiber *weft_scheduler_reserve(weft_scheduler *scheduler, lua_State *L, int count);

@@ -75,7 +75,8 @@ static void destroy_code(weft_handle *handle) {
   free_code(code);
 }
 
-/* With a reference for the caller; one that is being destroyed does not count. Called under lock. */
+/* With a reference for the caller; one that is being destroyed does not count. Called under lock.
+ */
 static weft_code *find_locked(uint64_t hash, const uint8_t *bytes, size_t size) {
   for (weft_code *code = buckets[hash % BUCKETS]; code; code = code->next)
     if (code->hash == hash && code->size == size && memcmp(code->bytes, bytes, size) == 0 &&
@@ -143,8 +144,8 @@ static int describe_captures(weft_state *state, lua_State *L, int index, weft_ca
   while (count < 255 && (name = lua_getupvalue(L, index, count + 1))) {
     captures[count].name = *name ? name : "?";
     captures[count].is_env = strcmp(name, "_ENV") == 0;
-    captures[count].is_table_copy = !captures[count].is_env &&
-                                    is_copied_table(state, L, lua_gettop(L));
+    captures[count].is_table_copy =
+        !captures[count].is_env && is_copied_table(state, L, lua_gettop(L));
     lua_pop(L, 1);
     count++;
   }

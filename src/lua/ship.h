@@ -1,8 +1,9 @@
 /* ship.h: the code of closures: registered once for the process, loaded once for each state.
  *
  * Two ways lead to the same code. The portable one dumps a function, hashes the dump and compares
- * bytes; a state loads the dump for every closure. The fast one (see vmprobe.h) knows a prototype by
- * its address and loads a factory once, which makes a fresh closure with fresh variables at each call.
+ * bytes; a state loads the dump for every closure. The fast one (see vmprobe.h) knows a prototype
+ * by its address and loads a factory once, which makes a fresh closure with fresh variables at each
+ * call.
  *
  * Codes are constant and counted: any thread may hold and release one. Everything else here runs on
  * the state's thread; what takes L may raise. Nothing blocks.
@@ -18,7 +19,7 @@
 struct weft_state;
 
 typedef struct weft_code {
-  weft_handle handle; /* first */
+  weft_handle handle;     /* first */
   struct weft_code *next; /* in its bucket; guarded by the registry's lock */
   uint64_t hash;
   uint8_t *bytes; /* the unstripped dump; owned, like all below; constant */
@@ -28,7 +29,8 @@ typedef struct weft_code {
   char where[80]; /* "file.lua:12" */
   int env;        /* which captured variable is _ENV; 0: none */
   int upvalue_count;
-  _Atomic uint8_t is_rich; /* was sent with more than a few short plain values: see weft_encode_task */
+  _Atomic uint8_t
+      is_rich; /* was sent with more than a few short plain values: see weft_encode_task */
 } weft_code;
 
 enum { WEFT_SHIP_CACHE = 512 };
@@ -42,8 +44,9 @@ typedef struct weft_ship {
     const weft_code *code; /* retained */
     int reference;         /* its factory in the registry */
   } loaded[WEFT_SHIP_CACHE];
-  int anchors;     /* weak table: place in `sent` -> a closure that keeps the prototype's address in use */
-  weft_code *last; /* retained: what weft_ship_code returned last without the cache */
+  int anchors; /* weak table: place in `sent` -> a closure that keeps the prototype's address in use
+                */
+  weft_code *last;         /* retained: what weft_ship_code returned last without the cache */
   const char *first_where; /* of the first function in the message that was decoded last, or NULL */
   size_t prototype_offset; /* see vmprobe.h; 0: the portable way */
   size_t array_offset;     /* the same */

@@ -1,7 +1,7 @@
 /* slab.c: size classes of 8 bytes up to 1 KiB; the system's malloc beyond.
  *
- * Owns its pages. One thread, the state's. Invariant: a block of n bytes comes from and returns to the
- * list of its class; pages go back to the system only with the state.
+ * Owns its pages. One thread, the state's. Invariant: a block of n bytes comes from and returns to
+ * the list of its class; pages go back to the system only with the state.
  */
 #include "slab.h"
 

@@ -131,8 +131,9 @@ void weft_push_shim(lua_State *L, const char *source) {
 }
 
 #if !WEFT_LUA54
-/* A C function of LuaJIT cannot go on after a yield: a Lua function around it does. Its first argument
- * stays alive through `finish`, which does what the C function would do after the yield. */
+/* A C function of LuaJIT cannot go on after a yield: a Lua function around it does. Its first
+ * argument stays alive through `finish`, which does what the C function would do after the yield.
+ */
 static const char fixed_shim[] =
     "local f, finish, again = ...\n"
     "local call\n"
@@ -150,37 +151,36 @@ static const char variadic_shim[] = "local f, finish, again = ...\n"
                                     "end\n"
                                     "return call";
 
-/* The same for the guests of an event loop: host.wait lets the loop run until the guest is woken. */
-static const char fixed_guest_shim[] =
-    "local f, finish, again, block, host = ...\n"
-    "local call\n"
-    "local function check(a, b, r, ...)\n"
-    "  if r == again then return call(a, b) end\n"
-    "  return r, ...\n"
-    "end\n"
-    "local function settle(a, b, ...)\n"
-    "  local r, number = ...\n"
-    "  if r ~= block then return ... end\n"
-    "  local ok, err = host.wait(number)\n"
-    "  if not ok then return nil, err end\n"
-    "  return check(a, b, finish(a, number))\n"
-    "end\n"
-    "call = function(a, b) return settle(a, b, f(a, b)) end\n"
-    "return call";
-static const char variadic_guest_shim[] =
-    "local f, finish, again, block, host, spawn = ...\n"
-    "local function call(a, ...)\n"
-    "  local r, s, t = f(a, ...)\n"
-    "  if r == block then\n"
-    "    local ok, err = host.wait(s)\n"
-    "    if not ok then return nil, err end\n"
-    "    r, s = finish(a, s)\n"
-    "  end\n"
-    "  if r == again then return call(a, ...) end\n"
-    "  if r == spawn then return host.spawn(s, t) end\n"
-    "  return r, s\n"
-    "end\n"
-    "return call";
+/* The same for the guests of an event loop: host.wait lets the loop run until the guest is woken.
+ */
+static const char fixed_guest_shim[] = "local f, finish, again, block, host = ...\n"
+                                       "local call\n"
+                                       "local function check(a, b, r, ...)\n"
+                                       "  if r == again then return call(a, b) end\n"
+                                       "  return r, ...\n"
+                                       "end\n"
+                                       "local function settle(a, b, ...)\n"
+                                       "  local r, number = ...\n"
+                                       "  if r ~= block then return ... end\n"
+                                       "  local ok, err = host.wait(number)\n"
+                                       "  if not ok then return nil, err end\n"
+                                       "  return check(a, b, finish(a, number))\n"
+                                       "end\n"
+                                       "call = function(a, b) return settle(a, b, f(a, b)) end\n"
+                                       "return call";
+static const char variadic_guest_shim[] = "local f, finish, again, block, host, spawn = ...\n"
+                                          "local function call(a, ...)\n"
+                                          "  local r, s, t = f(a, ...)\n"
+                                          "  if r == block then\n"
+                                          "    local ok, err = host.wait(s)\n"
+                                          "    if not ok then return nil, err end\n"
+                                          "    r, s = finish(a, s)\n"
+                                          "  end\n"
+                                          "  if r == again then return call(a, ...) end\n"
+                                          "  if r == spawn then return host.spawn(s, t) end\n"
+                                          "  return r, s\n"
+                                          "end\n"
+                                          "return call";
 
 static void push_finish(lua_State *L, weft_state *state, lua_CFunction finish) {
   lua_pushlightuserdata(L, state);

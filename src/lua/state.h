@@ -13,15 +13,15 @@ typedef struct weft_state {
   weft_scheduler scheduler;
   lua_State *L; /* the state's main thread */
   /* references in the registry */
-  int handles;      /* weak: handle pointer -> its userdata, so that identity survives a trip */
-  int names;        /* function or table -> "module\0field" under which a worker finds it again */
+  int handles; /* weak: handle pointer -> its userdata, so that identity survives a trip */
+  int names;   /* function or table -> "module\0field" under which a worker finds it again */
   uint32_t names_loaded; /* fingerprint of package.loaded when `names` was made */
-  int named;        /* the same the other way: "module\0field" -> value found here */
-  int metatables;   /* registered name -> metatable */
-  int metatable_names; /* registered metatable -> name */
-  int guard;        /* the metatable of captured tables: raises on a new key */
+  int named;             /* the same the other way: "module\0field" -> value found here */
+  int metatables;        /* registered name -> metatable */
+  int metatable_names;   /* registered metatable -> name */
+  int guard;             /* the metatable of captured tables: raises on a new key */
   int error_metatable;
-  int pending;      /* scratch of the encoder: tables whose contents are still to be written */
+  int pending; /* scratch of the encoder: tables whose contents are still to be written */
   int group_class, group_go, task_class; /* group_go: the method */
   int task_context; /* the first argument of tasks: "the context of the task that runs" */
   int groups;       /* weak: body of a group of weft.inline -> its table */
@@ -51,12 +51,13 @@ typedef struct weft_function {
   int may_block; /* one of the above, or 0 */
 } weft_function;
 void weft_register(lua_State *L, weft_state *state, const weft_function *functions);
-/* Pushes Lua code that wraps C functions; errors name the position of its caller. Raises "not enough memory". */
+/* Pushes Lua code that wraps C functions; errors name the position of its caller. Raises "not
+ * enough memory". */
 void weft_push_shim(lua_State *L, const char *source);
 /* Pushes one such function. */
 void weft_push_function(lua_State *L, weft_state *state, lua_CFunction function, int may_block);
-/* A new metatable `name` in the registry, left on the stack: functions whose names begin with "__" go
- * into it, the others into its __index. */
+/* A new metatable `name` in the registry, left on the stack: functions whose names begin with "__"
+ * go into it, the others into its __index. */
 void weft_new_class(lua_State *L, weft_state *state, const char *name,
                     const weft_function *methods);
 /* Adds more to the class on top of the stack. */

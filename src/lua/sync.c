@@ -59,8 +59,8 @@ static void abandon_acquire(weft_park *park, int source) {
     weft_semaphore_give_back(park->object, park->waiter.weight);
 }
 
-static const weft_park_op acquire_op = {"semaphore:acquire", finish_acquire, NULL, leave_acquire,
-                                        abandon_acquire, 1};
+static const weft_park_op acquire_op = {"semaphore:acquire", finish_acquire,  NULL,
+                                        leave_acquire,       abandon_acquire, 1};
 
 /*** Takes a part of the semaphore. Waits while less than that is left, or others wait already.
  * @function semaphore:acquire
@@ -114,8 +114,8 @@ static int release(lua_State *L) {
  */
 static int resize(lua_State *L) {
   weft_semaphore *semaphore = check_semaphore(L, "semaphore:resize");
-  weft_semaphore_resize(semaphore, weft_check_count(L, 2, "semaphore:resize", "n", 1,
-                                                    WEFT_MAX_COUNT));
+  weft_semaphore_resize(semaphore,
+                        weft_check_count(L, 2, "semaphore:resize", "n", 1, WEFT_MAX_COUNT));
   return 0;
 }
 
@@ -188,14 +188,14 @@ static void add_with(lua_State *L) {
  * @return as @{group:go}
  * @raise bad argument; as @{group:go}
  */
-static const char go_source[] =
-    "return function(self, group, ...)\n"
-    "  local go = type(group) == 'table' and group.go_notifying\n"
-    "  if not go then\n"
-    "    error(\"bad argument 'group' to waitgroup:go: expected a group, got \" .. type(group), 2)\n"
-    "  end\n"
-    "  return go(group, self, ...)\n"
-    "end\n";
+static const char go_source[] = "return function(self, group, ...)\n"
+                                "  local go = type(group) == 'table' and group.go_notifying\n"
+                                "  if not go then\n"
+                                "    error(\"bad argument 'group' to waitgroup:go: expected a "
+                                "group, got \" .. type(group), 2)\n"
+                                "  end\n"
+                                "  return go(group, self, ...)\n"
+                                "end\n";
 
 /* Lua, since going on after a wait needs its arguments where group:go has them. */
 static void add_go(lua_State *L) {

@@ -46,10 +46,10 @@ static void describe_sleep(const weft_park *park, char *text, size_t size) {
     snprintf(text, size, "%.3f s to go", at_ns > now_ns ? (double)(at_ns - now_ns) / 1e9 : 0.0);
 }
 
-static const weft_park_op sleep_op = {"weft.sleep", finish_sleep, NULL, leave_sleep,
-                                      abandon_sleep, 0, describe_sleep};
-static const weft_park_op advance_op = {"clock:advance", finish_sleep, NULL, leave_sleep,
-                                        abandon_sleep, 0, describe_sleep};
+static const weft_park_op sleep_op = {
+    "weft.sleep", finish_sleep, NULL, leave_sleep, abandon_sleep, 0, describe_sleep};
+static const weft_park_op advance_op = {
+    "clock:advance", finish_sleep, NULL, leave_sleep, abandon_sleep, 0, describe_sleep};
 
 /* `is_last`: after everything else that is due at that moment. */
 static int sleep_for(lua_State *L, const weft_park_op *op, double seconds, int is_last) {
