@@ -3,6 +3,7 @@
 local base = require "weft.model.base"
 local leaks = require "spec.support.leaks"
 local models = require "spec.support.models"
+local testing = require "weft.testing"
 local weft = require "weft"
 
 local PRICES = { m = { input = 10, output = 10 } } -- micro-dollars a token
@@ -105,18 +106,53 @@ describe("limits", function()
     assert.is_true(tokens_left(m) >= left)
   end)
 
-  it("pause the whole client once after a 429", function()
-    local server = models.server { faults = { { status = 429, retry_after_ms = 100 } } }
-    local m = models.openai(server, { retry = { base = 0 } })
-    local started = weft.now()
-    assert.equal(1 + 9, count(many(m, 1), "ok") + count(many(m, 9), "ok"))
-    assert.is_true(weft.now() - started >= 0.1)
-    -- a second one while the first is paused: nobody gets through before
-    server:fault { status = 429, retry_after_ms = 100 }
-    assert.equal(10, count(many(m, 10), "ok"))
-    local stats = server:stats()
-    assert.equal(22, stats.requests)
-    assert.equal(2, stats.faults)
+  -- Under a virtual clock: time passes only while all wait, so when an answer came tells what it waited for.
+  it("pause the whole client after a 429: who asks meanwhile waits as well", function()
+    local server = models.server { faults = { { status = 429, retry_after_ms = 60000 } } }
+    testing.virtual_clock(function(clock)
+      local refused = weft.channel(1)
+      local m = models.openai(server, { retry = { on_retry = function() refused:send(true) end } })
+      assert(weft.scope({ pool = weft.inline }, function(group)
+        group:go(function() return m:chat { prompt = "first" } end)
+        refused:recv()
+        assert.equal(1, server:stats().requests)
+        for i = 1, 9 do
+          group:go(function()
+            assert(m:chat { prompt = "later " .. i })
+            assert.is_true(clock:elapsed() >= 60 and clock:elapsed() < 67, clock:elapsed())
+            return true
+          end)
+        end
+      end))
+    end)
+    assert.equal(11, server:stats().requests)
+  end)
+
+  -- Ten calls that are all refused before any of them hears of it; returns how long they waited, and whether that
+  -- came about: on a machine that is busy some may start late.
+  local function refuse_ten(delay)
+    local server = models.server { faults = { { status = 429, retry_after_ms = 60000, times = 10, delay = delay } } }
+    return testing.virtual_clock(function(clock)
+      local m = models.openai(server)
+      assert(weft.scope({ pool = weft.inline }, function(group)
+        for i = 1, 10 do
+          group:go(function() return m:chat { prompt = "number " .. i } end)
+        end
+      end))
+      assert.equal(20, server:stats().requests)
+      return clock:elapsed(), server:stats().max_in_flight == 10
+    end)
+  end
+
+  it("pause once for many a 429, not once for each", function()
+    local delay = 0.1
+    local elapsed, is_all = refuse_ten(delay)
+    while not is_all and delay < 30 do
+      delay = delay * 2
+      elapsed, is_all = refuse_ten(delay)
+    end
+    assert.is_true(is_all)
+    assert.is_true(elapsed >= 60 and elapsed < 67, elapsed) -- a tenth of it is at random
   end)
 
   it("of the server are kept by waiting, not by failing", function()
@@ -134,13 +170,15 @@ describe("limits", function()
     local server = models.server { headers = {
       ["x-ratelimit-limit-requests"] = "100",
       ["x-ratelimit-remaining-requests"] = "0",
-      ["x-ratelimit-reset-requests"] = "5s",
+      ["x-ratelimit-reset-requests"] = "500s",
     } }
-    local m = models.openai(server)
-    assert(ask(m))
-    local started = weft.now()
-    assert(ask(m))
-    assert.is_true(weft.now() - started >= 0.049)
+    testing.virtual_clock(function(clock)
+      local m = models.openai(server)
+      assert(ask(m))
+      assert.equal(0, clock:elapsed())
+      assert(ask(m)) -- there is room for one in a hundredth of the time
+      assert.is_true(math.abs(clock:elapsed() - 5) < 1e-6, clock:elapsed())
+    end)
   end)
 
   it("grow while all goes well, and shrink when the server is overloaded", function()

@@ -120,6 +120,10 @@ describe("weft.retry", function()
         { { ["retry-after"] = "nan" }, nil },
         { { ["retry-after"] = "inf" }, nil },
         { { ["retry-after"] = "1e999" }, nil },
+        { { ["retry-after"] = "0x10" }, nil },
+        { { ["retry-after"] = "" }, nil },
+        { { ["retry-after"] = ("9"):rep(400) }, math.huge },
+        { { ["retry-after-ms"] = "-1", ["retry-after"] = "3" }, 3 },
         { { ["retry-after"] = "tomorrow" }, nil },
         { { ["retry-after"] = "Sun, 06 Nov 1994 08:49:47 GMT" }, 10 },
         { { ["retry-after"] = "Sun, 06 Nov 1994 08:49:30 GMT" }, 0 },
@@ -150,7 +154,10 @@ describe("weft.retry", function()
     it("as long as the server asks for, up to max_wait", function()
       local p = policy()
       assert.equal(120, retry.delay(p, err_of { status = 429, retry_after = 120 }, 1, 0))
-      assert.equal(0, retry.delay(p, err_of { status = 429, retry_after = 0 }, 1, 0))
+      for _, odd in ipairs { 0, -5, 0 / 0, "7" } do -- says nothing about when
+        assert.equal(0.25, retry.delay(p, err_of { status = 429, retry_after = odd }, 1, 0))
+      end
+      assert.same({ nil, "retry_after" }, { retry.delay(p, err_of { status = 429, retry_after = math.huge }, 1) })
       assert.same({ nil, "retry_after" }, { retry.delay(p, err_of { status = 429, retry_after = 121 }, 1) })
       assert.equal(121, retry.delay(policy { max_wait = 200 }, err_of { status = 429, retry_after = 121 }, 1, 0))
     end)
@@ -323,11 +330,16 @@ describe("weft.retry", function()
       local budget, calls = weft.retry_budget { ratio = 0, min = 1 }, 0
       local _, err = weft.retry(function()
         calls = calls + 1
-        return nil, err_of { status = 429, retry_after = 0 }
+        return nil, err_of { status = 429, retry_after = 1e-9 }
       end, with { attempts = 5, budget = budget })
       assert.equal(5, calls)
       assert.equal("attempts", err.gave_up)
       assert.equal(1, budget:remaining())
+      _, err = weft.retry(function()
+        return nil, err_of { status = 503, retry_after = 0 } -- "at once" is no time to come back
+      end, with { attempts = 5, budget = budget })
+      assert.equal("budget", err.gave_up)
+      assert.equal(0, budget:remaining())
     end)
 
     it("fill up with calls that succeed, to a bound", function()

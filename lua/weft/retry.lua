@@ -16,7 +16,7 @@
 -- | any other error, whatever its type | yes |
 --
 -- The wait before attempt n + 1 is min(base * 2^(n-1), cap) seconds, half of it at random; or as long as the server
--- asks for (`err.retry_after`), when that is not more than `max_wait`. It never reaches beyond the deadline of the
+-- asks for (`err.retry_after` above 0), when that is not more than `max_wait`. It never reaches beyond the deadline of the
 -- context: then the failure is returned at once.
 --
 -- @module weft.retry
@@ -90,9 +90,9 @@ end
 
 -- ---- what the server says ----
 
+-- Digits, maybe with a fraction: tonumber would take "0x10", "1e9" and on LuaJIT "nan" as well.
 local function number_of(text)
-  local number = type(text) == "string" and tonumber(text)
-  return number and number >= 0 and number < math.huge and number or nil
+  return type(text) == "string" and tonumber(text:match "^%s*(%d+%.?%d*)%s*$")
 end
 
 -- Both dates are the server's, where it tells its own: its clock may be wrong.
@@ -118,6 +118,13 @@ function retry.retry_after(headers, now)
   end
   local text = headers["retry-after"]
   return number_of(text) or type(text) == "string" and seconds_until(text, headers, now or os.time()) or nil
+end
+
+--- The wait that a failure asks for, nil when it asks for none: "at once" and a date that has passed say nothing about
+-- when the server will be well again. Internal.
+function retry.asked_for(err)
+  local asked = type(err) == "table" and err.retry_after
+  return type(asked) == "number" and asked > 0 and asked or nil
 end
 
 --- What `x-should-retry` says: true, false, or nil. Internal.
@@ -154,8 +161,8 @@ function retry.delay(policy, err, attempt, chance)
     return nil, "attempts"
   end
   chance = chance or random()
-  local asked = type(err) == "table" and err.retry_after
-  if type(asked) ~= "number" then
+  local asked = retry.asked_for(err)
+  if not asked then
     return math.min(policy.base * 2 ^ (attempt - 1), policy.cap) * (1 + chance) / 2
   elseif asked > policy.max_wait then
     return nil, "retry_after"
@@ -322,11 +329,6 @@ local function give_up(err, attempts, reason)
   return nil, err
 end
 
--- Who comes back when the server said so does not multiply its load.
-local function is_told(err)
-  return type(err) == "table" and type(err.retry_after) == "number"
-end
-
 -- The wait before the next attempt, or nil and why there is none.
 local function next_delay(policy, err, attempt)
   local delay, reason = retry.delay(policy, err, attempt)
@@ -334,8 +336,8 @@ local function next_delay(policy, err, attempt)
     return nil, reason
   elseif delay >= math.min(core.current():remaining(), (policy.deadline or math.huge) - core.now()) then
     return nil, "deadline"
-  elseif not is_told(err) and not retry.take_out(policy.budget) then
-    return nil, "budget"
+  elseif not retry.asked_for(err) and not retry.take_out(policy.budget) then
+    return nil, "budget" -- who comes back when the server said so does not multiply its load
   end
   return delay
 end

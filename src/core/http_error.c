@@ -87,6 +87,10 @@ static weft_error *refusal_error(weft_http_transfer *transfer) {
   case WEFT_HTTP_LINE_OVERFLOW:
     snprintf(reason, sizeof reason, "one of the answer's headers is larger than libcurl takes");
     break;
+  case WEFT_HTTP_ODD_LENGTH:
+    transfer->failure.code = CURLE_WEIRD_SERVER_REPLY;
+    return make(transfer, "protocol",
+                "the answer's Content-Length is no length, or there are several that differ");
   case WEFT_HTTP_FAR_REDIRECT:
   case WEFT_HTTP_ODD_REDIRECT:
   case WEFT_HTTP_MANY_REDIRECTS:

@@ -12,6 +12,21 @@ void weft_http_drop_response(weft_http_transfer *transfer) {
   weft_buf_free(&transfer->content);
 }
 
+enum { MAX_DIGITS = 18 }; /* of a length: what fits into 63 bits */
+
+static weft_http_text without_blanks(const char *start, const char *end) {
+  while (start < end && (*start == ' ' || *start == '\t'))
+    start++;
+  while (start < end && (end[-1] == ' ' || end[-1] == '\t'))
+    end--;
+  return (weft_http_text){start, (size_t)(end - start)};
+}
+
+static int is_named(const weft_http_header *header, const char *name) {
+  return header->name.size == strlen(name) &&
+         strncasecmp(header->name.bytes, name, header->name.size) == 0;
+}
+
 /* ---- libcurl's callbacks: taking less than `size` ends the transfer ---- */
 
 static int status_of(const char *line, size_t size) {
@@ -45,11 +60,51 @@ static int append_line(weft_http_transfer *transfer, const char *line, size_t si
   return rc == WEFT_BUF_OK ? weft_buf_putc(head, '\n') : rc;
 }
 
+/* ---- lengths ---- */
+
+/* Reads the digits before a comma and moves behind it, to NULL at the end. 0: it is no length. */
+static int next_length(weft_http_text *list, int64_t *length) {
+  const char *comma = memchr(list->bytes, ',', list->size), *end = list->bytes + list->size;
+  weft_http_text part = without_blanks(list->bytes, comma ? comma : end);
+  if (!part.size || part.size > MAX_DIGITS)
+    return 0;
+  *length = 0;
+  for (size_t i = 0; i < part.size; i++) {
+    if (part.bytes[i] < '0' || part.bytes[i] > '9')
+      return 0;
+    *length = *length * 10 + part.bytes[i] - '0';
+  }
+  *list = (weft_http_text){comma ? comma + 1 : NULL, comma ? (size_t)(end - comma - 1) : 0};
+  return 1;
+}
+
+/* RFC 9112, 6.3: one length, or several that are equal. libcurl takes the last one, or as much of
+ * it as looks like a number: what follows on the connection would be taken for another answer. */
+static int has_clear_length(weft_http_transfer *transfer) {
+  weft_http_header header;
+  size_t position = 0;
+  int64_t length, known = -1;
+  while (weft_http_next_header(transfer, &position, &header)) {
+    if (!is_named(&header, "Content-Length"))
+      continue;
+    do {
+      if (!next_length(&header.value, &length) || (known >= 0 && length != known))
+        return 0;
+      known = length;
+    } while (header.value.bytes);
+  }
+  return 1;
+}
+
 /* 0: the answer may not be taken. */
 static int end_head(weft_http_transfer *transfer) {
   transfer->has_final_head = transfer->status >= 200;
   if (!transfer->has_final_head)
     return 1;
+  if (!has_clear_length(transfer)) {
+    transfer->refusal = WEFT_HTTP_ODD_LENGTH;
+    return 0;
+  }
   if (!weft_http_redirect_plan(transfer))
     return 0;
   if (transfer->stream && !transfer->next_url)
@@ -147,14 +202,6 @@ const weft_http_times *weft_http_times_of(weft_http_transfer *transfer) {
   return &transfer->times;
 }
 
-static weft_http_text without_blanks(const char *start, const char *end) {
-  while (start < end && (*start == ' ' || *start == '\t'))
-    start++;
-  while (start < end && (end[-1] == ' ' || end[-1] == '\t'))
-    end--;
-  return (weft_http_text){start, (size_t)(end - start)};
-}
-
 int weft_http_next_header(weft_http_transfer *transfer, size_t *position,
                           weft_http_header *header) {
   const char *base = (const char *)transfer->head.data;
@@ -174,9 +221,9 @@ int weft_http_next_header(weft_http_transfer *transfer, size_t *position,
 
 int weft_http_find_header(weft_http_transfer *transfer, const char *name, weft_http_text *value) {
   weft_http_header header;
-  size_t position = 0, size = strlen(name);
+  size_t position = 0;
   while (weft_http_next_header(transfer, &position, &header))
-    if (header.name.size == size && strncasecmp(header.name.bytes, name, size) == 0) {
+    if (is_named(&header, name)) {
       *value = header.value;
       return 1;
     }

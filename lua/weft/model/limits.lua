@@ -6,6 +6,7 @@ local core = require "weft.core"
 local dates = require "weft.dates"
 local errors = require "weft.model.errors"
 local options = require "weft.options"
+local retry = require "weft.retry"
 
 local limits = {}
 
@@ -150,10 +151,10 @@ end
 function limits.listen(client, res, err, tokens)
   local wait = limits.wait_of(res.headers, tokens)
   if err and err.kind == "rate_limit" then
-    if not err.retry_after and wait > 0 then
+    if not retry.asked_for(err) and wait > 0 then
       err.retry_after = wait
     end
-    wait = err.retry_after or client.retry.base
+    wait = retry.asked_for(err) or client.retry.base
   end
   if wait > 0 and wait <= client.retry.max_wait then
     client.limits.gate:pause(wait)
