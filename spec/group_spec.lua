@@ -531,6 +531,8 @@ describe("a group", function()
       assert.equal("one", err.task)
       assert.truthy(err.message:find("no longer wanted", 1, true))
       assert.equal("running", other:status())
+      other:cancel()
+      assert.equal("context canceled", select(2, other:wait()).message)
     end)
 
     it("are queued until a thread takes them", function()

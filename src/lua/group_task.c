@@ -125,6 +125,7 @@ static int task_status(lua_State *L) {
  * @tparam[opt] any cause as for @{context:cancel}
  */
 static int cancel_task(lua_State *L) {
+  lua_settop(L, 2);
   task_ref ref = check_task(L);
   if (!is_running(ref))
     return 0;
