@@ -151,6 +151,32 @@ describe("weft.metrics", function()
     two:close()
   end)
 
+  it("tells of every pool, however many there are", function()
+    local COUNT = 100
+    local pools, groups, channel, ready = {}, {}, weft.channel(COUNT), weft.channel(COUNT)
+    for i = 1, COUNT do
+      pools[i] = weft.pool({ threads = 1, name = "many" .. i })
+      groups[i] = weft.group({ pool = pools[i] })
+      groups[i]:go(function()
+        ready:send(true)
+        return (channel:recv())
+      end)
+    end
+    for _ = 1, COUNT do
+      ready:recv()
+    end
+    local values, by_pool = read(weft.metrics()), weft.stats().by_pool
+    for i = 1, COUNT do
+      assert.equal(1, values["weft_pool_tasks{pool=many" .. i .. "}"])
+      assert.equal(1, by_pool["many" .. i].threads)
+      channel:send(i)
+    end
+    for i = 1, COUNT do
+      assert(groups[i]:wait())
+      pools[i]:close()
+    end
+  end)
+
   it("counts transfers", function()
     local before = read(weft.metrics())
     local server = assert(testing.model_server())

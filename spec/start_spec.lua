@@ -38,6 +38,31 @@ describe("group:start", function()
       group:close()
     end)
 
+    it("tells of the function that was given, not of its own, with " .. name, function()
+      local group = weft.group({ pool = pool })
+      local here = debug.getinfo(1, "l").currentline
+      local task = group:start(function(_, started)
+        started()
+        weft.sleep(math.huge)
+      end)
+      local seen
+      for _, sight in ipairs(weft.tasks()) do
+        seen = sight.index == 1 and sight or seen
+      end
+      assert.matches("start_spec.lua:" .. here + 1 .. "$", seen.started)
+      task:cancel()
+      assert.equal("canceled", select(2, task:wait()).kind)
+      group:close()
+      group = weft.group({ pool = pool })
+      local _, err = group:start(function()
+        error("cannot listen", 0)
+      end)
+      if pool ~= weft.inline then
+        assert.matches("start_spec.lua:" .. here + 14 .. ") failed: cannot listen", tostring(err), 1, true)
+      end
+      group:close()
+    end)
+
     it("returns an error when the task ends before, with " .. name, function()
       local group = weft.group({ pool = pool })
       local task, err = group:start("early", function()
@@ -168,6 +193,13 @@ describe("weft.supervise", function()
     }, { pool = weft.inline })
     assert.equal(1, runs)
     assert.matches("given up after 0 restarts", tostring(err))
+    local here = debug.getinfo(1, "l").currentline
+    _, err = weft.all({
+      a = weft.supervise(function()
+        error("x")
+      end, { max = 0 }),
+    })
+    assert.matches("start_spec.lua:" .. here + 2 .. ") failed: given up", tostring(err), 1, true)
   end)
 
   it("counts restarts within its time alone", function()

@@ -16,13 +16,13 @@ end
 
 -- ---- tasks that say when they are ready ----
 
--- What the task runs. The channel is closed when the task ends, however it ends.
-local function run_and_report(ctx, ready, fn, ...)
-  return fn(ctx, function(...)
+-- What the task's function gets as `started`. The channel is closed when the task ends, however it ends.
+local function reporter(ready)
+  return function(...)
     if not ready:try_send(pack(...)) then
       error("started was called before", 2)
     end
-  end, ...)
+  end
 end
 
 local function not_started(task)
@@ -53,10 +53,10 @@ function M.start(group, name, fn, ...)
   local task, err
   if type(name) == "string" then
     check.fn("group:start", "fn", fn)
-    task, err = group:go_notifying(ready, name, run_and_report, ready, fn, ...)
+    task, err = group:go_notifying(ready, name, fn, reporter(ready), ...)
   else
     check.fn("group:start", "fn or name", name)
-    task, err = group:go_notifying(ready, run_and_report, ready, name, fn, ...)
+    task, err = group:go_notifying(ready, name, reporter(ready), fn, ...)
   end
   if not task then
     return nil, err
@@ -135,10 +135,11 @@ local function add(restarts)
   restarts[restarts.last] = core.now()
 end
 
-local function give_up(failure, max)
+local function give_up(failure, opts)
   return core.new_error {
     kind = core.is_error(failure) and failure.kind or "error",
-    message = ("given up after %d restarts: %s"):format(max, tostring(failure)),
+    message = ("given up after %d restarts: %s"):format(opts.max, tostring(failure)),
+    where = opts.where,
     cause = failure,
   }
 end
@@ -156,7 +157,7 @@ local function supervised(fn, opts, ctx, ...)
       if ok then
         outcome = core.new_error { kind = "error", message = "the function returned" }
       end
-      return nil, give_up(outcome, opts.max)
+      return nil, give_up(outcome, opts)
     end
     core.sleep(math.min(opts.base * 2 ^ count, opts.cap))
     add(restarts)
@@ -181,7 +182,9 @@ function M.supervise(fn, opts)
   check.fn("weft.supervise", "fn", fn)
   opts = opts == nil and {} or opts
   options.check("weft.supervise", opts, fields, 2)
+  local info = debug.getinfo(fn, "S")
   local settings = {
+    where = info.linedefined > 0 and ("%s:%d"):format(info.short_src, info.linedefined) or nil, -- of what fails
     restart = opts.restart or "failure",
     max = opts.max or 3,
     within = opts.within or 60,

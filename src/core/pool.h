@@ -74,6 +74,10 @@ struct weft_pool {
   uint32_t ending;               /* how many of `threads` take no task any more */
   uint8_t is_closing, is_orphan; /* takes no more; the last worker frees the pool */
   weft_waitlist room_waiters, end_waiters;
+  /* the binding's, guarded by its roster's lock: the last walk that met this pool, and its number
+     among those that it met */
+  uint64_t walk;
+  uint32_t walk_place;
 };
 
 typedef struct weft_pool_call { /* what a task of the C runtime carries */

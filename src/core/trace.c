@@ -291,16 +291,28 @@ static void forget_events(void) {
   pthread_mutex_unlock(&list_lock);
 }
 
+/* Does not wait for a pipe's reader, and refuses pipes: each write goes over the end of the last.
+ */
+static int open_at_start(const char *path) {
+  file = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NONBLOCK, 0666);
+  if (file < 0)
+    return errno == ENXIO ? ESPIPE : errno;
+  if (lseek(file, 0, SEEK_SET) == 0)
+    return 0;
+  close(file);
+  return ESPIPE;
+}
+
 static int open_file(const char *path) {
   weft_buf out;
-  file = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  if (file < 0)
-    return errno;
+  int rc = open_at_start(path);
+  if (rc)
+    return rc;
   file_end = 0;
   weft_buf_init(&out, 0);
   add_text(&out, "[\n");
   add_name(&out, "process_name", "weft", 0);
-  int rc = write_out(&out);
+  rc = write_out(&out);
   weft_buf_free(&out);
   if (rc)
     close(file);

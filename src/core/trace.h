@@ -16,8 +16,8 @@ static inline int weft_trace_is_on(void) {
   return __builtin_expect(atomic_load_explicit(&weft_trace_on, memory_order_relaxed), 0);
 }
 
-/* Starts the one trace of the process. 0; EBUSY: there is one; or why the file or the thread could
- * not be had. */
+/* Starts the one trace of the process. 0; EBUSY: there is one; ESPIPE: a pipe, a socket or a
+ * terminal is no file; or why the file or the thread could not be had. */
 int weft_trace_start(const char *path);
 /* Writes what is left and closes the file. Returns how many events were dropped, since a thread was
  * faster than the writer, or the disk was full. Nothing when no trace runs. */

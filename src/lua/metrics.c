@@ -17,10 +17,11 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { POOLS_MOST = 64 };
+enum { POOLS_FIRST = 32 }; /* there is room for so many at first */
 
 typedef struct pool_numbers { /* of all pools of one name */
   char name[16];
@@ -30,10 +31,9 @@ typedef struct pool_numbers { /* of all pools of one name */
 typedef struct numbers {
   weft_stats objects;
   weft_http_stats http;
-  weft_pool *seen[POOLS_MOST];
-  pool_numbers pools[POOLS_MOST];
-  uint32_t seen_count, pool_count;
-  uint32_t states, tasks, parked; /* of the whole process */
+  pool_numbers *pools;                 /* sorted by name; the collector's */
+  uint32_t pool_count, pool_room, met; /* met: pools by themselves, also those without room */
+  uint32_t states, tasks, parked;      /* of the whole process */
   uint64_t done, failed, canceled;
   uint64_t lua_bytes, resident_bytes;
 } numbers;
@@ -44,29 +44,26 @@ static uint32_t read32(_Atomic uint32_t *count) {
   return atomic_load_explicit(count, memory_order_relaxed);
 }
 
-static pool_numbers *numbers_of(numbers *all, const char *name) {
-  for (uint32_t i = 0; i < all->pool_count; i++)
-    if (strcmp(all->pools[i].name, name) == 0)
-      return &all->pools[i];
-  if (all->pool_count == POOLS_MOST)
-    return NULL;
-  pool_numbers *numbers = &all->pools[all->pool_count++];
-  memcpy(numbers->name, name, sizeof numbers->name);
+/* What belongs to the pool itself. */
+static pool_numbers of_pool(weft_pool *pool) {
+  pool_numbers numbers = {.threads = read32(&pool->threads),
+                          .max_threads = read32(&pool->max_threads),
+                          .idle = read32(&pool->idle_count),
+                          .queued = read32(&pool->queued)};
+  memcpy(numbers.name, pool->name, sizeof numbers.name);
   return numbers;
 }
 
-/* What belongs to the pool itself counts once. */
-static void add_pool(numbers *all, pool_numbers *numbers, weft_pool *pool) {
-  for (uint32_t i = 0; i < all->seen_count; i++)
-    if (all->seen[i] == pool)
-      return;
-  if (all->seen_count == POOLS_MOST)
-    return;
-  all->seen[all->seen_count++] = pool;
-  numbers->threads += read32(&pool->threads);
-  numbers->max_threads += read32(&pool->max_threads);
-  numbers->idle += read32(&pool->idle_count);
-  numbers->queued += read32(&pool->queued);
+/* NULL: there is no room for this pool. */
+static pool_numbers *numbers_of(numbers *all, weft_pool *pool) {
+  int is_first = weft_roster_meets_first(pool, all->met);
+  all->met += (uint32_t)is_first;
+  if (pool->walk_place >= all->pool_room)
+    return NULL;
+  pool_numbers *numbers = &all->pools[pool->walk_place];
+  if (is_first)
+    *numbers = of_pool(pool);
+  return numbers;
 }
 
 static void add_scheduler(weft_scheduler *scheduler, void *arg) {
@@ -79,12 +76,53 @@ static void add_scheduler(weft_scheduler *scheduler, void *arg) {
   all->lua_bytes += (uint64_t)read32(&scheduler->lua_kib) * 1024;
   if (!scheduler->worker)
     return;
-  pool_numbers *numbers = numbers_of(all, scheduler->worker->pool->name);
+  pool_numbers *numbers = numbers_of(all, scheduler->worker->pool);
   if (!numbers)
     return;
   numbers->tasks += tasks;
   numbers->parked += parked;
-  add_pool(all, numbers, scheduler->worker->pool);
+}
+
+static int compare_names(const void *left, const void *right) {
+  return strcmp(((const pool_numbers *)left)->name, ((const pool_numbers *)right)->name);
+}
+
+static void add_up(pool_numbers *sum, const pool_numbers *more) {
+  sum->threads += more->threads;
+  sum->max_threads += more->max_threads;
+  sum->idle += more->idle;
+  sum->queued += more->queued;
+  sum->tasks += more->tasks;
+  sum->parked += more->parked;
+}
+
+/* Those of one name become one. */
+static void merge_names(numbers *all) {
+  uint32_t count = 0;
+  qsort(all->pools, all->met, sizeof *all->pools, compare_names);
+  for (uint32_t i = 0; i < all->met; i++) {
+    if (count && compare_names(&all->pools[count - 1], &all->pools[i]) == 0)
+      add_up(&all->pools[count - 1], &all->pools[i]);
+    else
+      all->pools[count++] = all->pools[i];
+  }
+  all->pool_count = count;
+}
+
+/* Pushes the memory of the pools' numbers. */
+static void read_schedulers(lua_State *L, numbers *all) {
+  uint32_t room = POOLS_FIRST;
+  int top = lua_gettop(L);
+  do {
+    lua_settop(L, top);
+    memset(all, 0, sizeof *all);
+    all->pools = lua_newuserdata(L, room * sizeof *all->pools);
+    all->pool_room = room;
+    uint64_t retired_done = weft_roster_each(add_scheduler, all);
+    all->done += retired_done;
+    room = 2 * all->met;
+  } while (all->met > all->pool_room);
+  merge_names(all);
 }
 
 static uint64_t resident_bytes(void) {
@@ -98,14 +136,13 @@ static uint64_t resident_bytes(void) {
   return (uint64_t)resident * (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
+/* Pushes one value, which keeps what is in `all`. */
 static void read_numbers(weft_state *state, lua_State *L, numbers *all) {
-  memset(all, 0, sizeof *all);
   atomic_store_explicit(&state->scheduler.lua_kib, (uint32_t)lua_gc(L, LUA_GCCOUNT, 0),
                         memory_order_relaxed);
+  read_schedulers(L, all);
   weft_stats_read(&all->objects);
   weft_http_stats_read(&all->http);
-  uint64_t retired_done = weft_roster_each(add_scheduler, all);
-  all->done += retired_done;
   weft_outcome_counts(&all->failed, &all->canceled);
   all->resident_bytes = resident_bytes();
 }
@@ -130,6 +167,7 @@ static void push_pool(lua_State *L, const pool_numbers *pool) {
 void weft_add_stats(weft_state *state, lua_State *L) {
   numbers all;
   read_numbers(state, L, &all);
+  lua_insert(L, -2);
   set_number(L, "states", all.states);
   set_number(L, "awake", weft_census_awake());
   lua_createtable(L, 0, 5);
@@ -156,6 +194,7 @@ void weft_add_stats(weft_state *state, lua_State *L) {
   set_number(L, "resident", all.resident_bytes);
   set_number(L, "lua", all.lua_bytes);
   lua_setfield(L, -2, "memory");
+  lua_remove(L, -2);
 }
 
 /* ---- as text ---- */

@@ -142,29 +142,19 @@ static void ask(weft_scheduler *scheduler, void *arg) {
 }
 
 /* The queue of each pool that has threads, once. */
-typedef struct queues {
-  roll *roll;
-  weft_pool *seen[64];
-  uint32_t count;
-} queues;
-
 static void ask_queue(weft_scheduler *scheduler, void *arg) {
-  queues *queues = arg;
+  roll *roll = arg;
   weft_pool *pool = scheduler->worker ? scheduler->worker->pool : NULL;
-  for (uint32_t i = 0; i < queues->count; i++)
-    if (queues->seen[i] == pool)
-      return;
-  if (!pool || queues->count == sizeof queues->seen / sizeof *queues->seen)
+  if (!pool || !weft_roster_meets_first(pool, 0))
     return;
-  queues->seen[queues->count++] = pool;
   weft_album album = {.scheduler = scheduler};
   album.end = &album.first;
   weft_pool_each_queued(pool, WEFT_ROLL_QUEUED_MOST, weft_see_queued, &album);
   for (weft_sight *sight = album.first; sight; sight = sight->next)
     sight->thread = 0; /* nobody's yet */
-  pthread_mutex_lock(&queues->roll->lock);
-  append(queues->roll, album.first, album.end);
-  pthread_mutex_unlock(&queues->roll->lock);
+  pthread_mutex_lock(&roll->lock);
+  append(roll, album.first, album.end);
+  pthread_mutex_unlock(&roll->lock);
 }
 
 /* Of those that were asked and did not answer. */
@@ -307,10 +297,9 @@ weft_sight *weft_roll_call(weft_scheduler *self, lua_State *L) {
   if (!roll)
     return NULL;
   asking asking = {roll, self};
-  queues queues = {.roll = roll};
   weft_album own = {.scheduler = self, .L = L, .end = &own.first};
   weft_roster_each(ask, &asking);
-  weft_roster_each(ask_queue, &queues);
+  weft_roster_each(ask_queue, roll);
   if (self)
     weft_look(&own);
   wait_for_answers(roll, self);

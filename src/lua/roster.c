@@ -15,6 +15,7 @@
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static weft_scheduler *seats; /* guarded by lock */
 static uint64_t retired_done; /* guarded by lock */
+static uint64_t walks;        /* guarded by lock */
 
 static void renew_lock(void) {
   weft_process_renew_lock(&lock);
@@ -58,10 +59,19 @@ static int is_alive(const weft_scheduler *scheduler) {
 
 uint64_t weft_roster_each(void (*visit)(weft_scheduler *, void *), void *arg) {
   pthread_mutex_lock(&lock);
+  walks++;
   for (weft_scheduler *scheduler = seats; scheduler; scheduler = scheduler->next_seat)
     if (is_alive(scheduler))
       visit(scheduler, arg);
   uint64_t done = retired_done;
   pthread_mutex_unlock(&lock);
   return done;
+}
+
+int weft_roster_meets_first(weft_pool *pool, uint32_t place) {
+  if (pool->walk == walks)
+    return 0;
+  pool->walk = walks;
+  pool->walk_place = place;
+  return 1;
 }

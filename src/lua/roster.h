@@ -11,5 +11,7 @@ void weft_roster_leave(weft_scheduler *scheduler);
  * a pool's lock, and reads nothing but what other threads may read.
  * Returns how many tasks those that have left before had brought to a good end. */
 uint64_t weft_roster_each(void (*visit)(weft_scheduler *scheduler, void *arg), void *arg);
+/* For visit: 1 when this walk had not met the pool yet, whose walk_place is then `place`. */
+int weft_roster_meets_first(weft_pool *pool, uint32_t place);
 
 #endif

@@ -115,7 +115,7 @@ static const char *check_file(lua_State *L) {
  * @tparam table options `file`: where to; a file that exists is overwritten
  * @treturn[1] trace with `stop()`; also a `<close>` value
  * @treturn[2] nil
- * @treturn[2] error when the file cannot be written
+ * @treturn[2] error when the file cannot be written, or is a pipe
  * @raise when a trace runs already; bad argument or unknown option
  * @usage
  * local trace = assert(weft.trace{ file = "run.json" })
@@ -132,7 +132,8 @@ static int start(lua_State *L) {
   if (rc == EBUSY)
     return luaL_error(L, "weft.trace: a trace runs already; stop it first");
   if (rc != 0)
-    return weft_fail(WEFT_STATE(L), L, "file", "weft.trace: %s: %s", path, strerror(rc));
+    return weft_fail(WEFT_STATE(L), L, "file", "weft.trace: %s: %s", path,
+                     rc == ESPIPE ? "a pipe or a terminal; a trace needs a file" : strerror(rc));
   trace->is_open = 1;
   return 1;
 }
