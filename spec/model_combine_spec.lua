@@ -4,7 +4,7 @@ local leaks = require "spec.support.leaks"
 local models = require "spec.support.models"
 local weft = require "weft"
 
-local PRICES = { a = { input = 10, output = 10 }, b = { input = 10, output = 10 } }
+local PRICES = { a = { input = 10, output = 10, max_output = 1000 } }
 
 local function named(server, name, options)
   local given = { model = name }
@@ -335,7 +335,7 @@ describe("content", function()
   it("that is refused is an error of its own, whole or streamed, and not asked for again", function()
     local server = models.server { reply = { text = "", finish = "content_filter", usage = { input = 5, output = 0 } } }
     local budget = weft.budget { usd = 1 }
-    local m = models.openai(server, { budget = budget, prices = { m = { input = 10, output = 10 } } })
+    local m = models.openai(server, { budget = budget, prices = { m = { input = 10, output = 10, max_output = 1000 } } })
     local result, err = m:chat { prompt = "x" }
     assert.is_nil(result)
     assert.equal("content", err.kind)

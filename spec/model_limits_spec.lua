@@ -6,7 +6,7 @@ local models = require "spec.support.models"
 local testing = require "weft.testing"
 local weft = require "weft"
 
-local PRICES = { m = { input = 10, output = 10 } } -- micro-dollars a token
+local PRICES = { m = { input = 10, output = 10, max_output = 1000 } } -- micro-dollars a token
 
 local function ask(m, prompt, given)
   local all = { prompt = prompt or "x" }
@@ -268,6 +268,38 @@ describe("money", function()
     assert.equal("skipped_budget", err.kind)
     assert.equal(0, server:stats().requests)
     assert(ask(m, "x"))
+  end)
+
+  it("is set aside for the longest answer that the model can give, where the call has no bound", function()
+    local server = costly()
+    local budget = weft.budget { usd = 0.05 }
+    local m = models.openai(server, { model = "gpt-4o", budget = budget }) -- 16,384 tokens are 0.16 dollars
+    assert.equal("skipped_budget", select(2, ask(m)).kind)
+    assert(ask(m, "x", { max_tokens = 1000 }))
+    assert(ask(m, "x", { extra = { max_completion_tokens = 1000 } }))
+    assert(ask(models.openai(server, { model = "gpt-4o", budget = budget, max_tokens = 1000 })))
+    assert(models.openai(server, { model = "text-embedding-3-small", budget = budget }):embed { input = "no answer" })
+    assert.equal(4, server:stats().requests)
+  end)
+
+  it("asks for a bound where nobody knows how long an answer may be", function()
+    local server = costly()
+    local options = { budget = weft.budget { usd = 1 }, prices = { m = { input = 1, output = 1 } } }
+    for _, kind in ipairs { "openai", "ollama" } do
+      local m = models.make(kind, server, options)
+      for _, method in ipairs { "chat", "stream" } do
+        local ok, err = pcall(function() m[method](m, { prompt = "x" }) end)
+        assert.is_false(ok)
+        assert.match("model_limits_spec.lua:%d+: bad argument 'max_tokens' to model:" .. method
+          .. ": the budget sets the worst case aside, and nothing says how long an answer of \"m\" may be", err)
+      end
+      local ok = pcall(m.chat, m, { prompt = "x", extra = { options = { num_ctx = 5 } } })
+      assert.is_false(ok)
+      assert(m:embed { input = "x" })
+    end
+    assert(models.make("anthropic", server, options):chat { prompt = "x" }) -- 4,096 unless it is told
+    assert.equal(0, assert(models.make("ollama", server, { budget = options.budget }):chat { prompt = "x" }).cost)
+    assert.equal(4, server:stats().requests)
   end)
 
   it("of an empty budget starts nothing", function()

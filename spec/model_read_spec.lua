@@ -66,7 +66,21 @@ describe("bodies", function()
     }, apis.ollama.chat_body(client, {
       system = "s", prompt = "p", temperature = 0, max_tokens = 9, schema = { type = "object" },
     }, false))
-    assert.is_nil(apis.ollama.chat_body(client, { prompt = "p" }, true).options)
+    assert.is_nil(apis.ollama.chat_body({ model = "m" }, { prompt = "p" }, true).options)
+  end)
+
+  -- A bound that is not sent binds nobody.
+  it("have the bound of the model where the call has none, by the name that the model knows", function()
+    assert.equal(4096, apis.openai.chat_body(client, { prompt = "p" }).max_tokens)
+    assert.equal(4096, apis.anthropic.chat_body(client, { prompt = "p" }).max_tokens)
+    assert.same({ num_predict = 4096 }, apis.ollama.chat_body(client, { prompt = "p" }).options)
+    for _, model in ipairs { "o1-2024-12-17", "o3-mini", "gpt-5", "gpt-5.4-mini" } do
+      local body = apis.openai.chat_body({ model = model }, { prompt = "p", max_tokens = 7 })
+      assert.same({ nil, 7 }, { body.max_tokens, body.max_completion_tokens }, model)
+    end
+    local body = apis.openai.chat_body(client, { prompt = "p", extra = { max_completion_tokens = 9 } })
+    assert.is_nil(body.max_tokens) -- with both the API refuses the call
+    assert.is_nil(apis.openai.chat_body({ model = "m" }, { prompt = "p" }).max_tokens)
   end)
 end)
 
@@ -236,6 +250,28 @@ describe("events of streams", function()
     assert.same({ { id = "t", name = "f", arguments = { x = 1 }, text = '{"x":1}' } }, result.tool_calls)
   end)
 
+  it("of Anthropic keep the counts that are known, and no others", function()
+    local reader = read.new_reader()
+    for i = 1, 100 do
+      apis.anthropic.read_event(reader, { type = "message_delta", usage = { output_tokens = i, ["x" .. i] = i } })
+    end
+    assert.same({ output_tokens = 100 }, reader.counts)
+  end)
+
+  it("give the same text in any pieces, joined as they come", function()
+    for _, size in ipairs { 1, 255, 256, 257, 1000 } do
+      local reader, text = read.new_reader(), ("abcdefghij"):rep(100)
+      for i = 1, #text, size do
+        reader:add_text(text:sub(i, i + size - 1))
+        reader:add_refusal(text:sub(i, i + size - 1))
+        reader:add_call(3, "id", "f", text:sub(i, i + size - 1))
+      end
+      local result = reader:result()
+      assert.same({ text, text, text }, { result.text, result.refusal, result.tool_calls[1].text })
+      assert.equal(2 * #text, reader.size)
+    end
+  end)
+
   it("of Ollama add up", function()
     local texts, reader = feed("ollama", {
       '{"model":"x","message":{"content":"a"},"done":false}',
@@ -318,6 +354,8 @@ describe("prices", function()
       { "openai", "gpt-4o-mini", 0.15 }, { "openai", "gpt-4o-mini-2024-07-18", 0.15 },
       { "anthropic", "claude-3-5-haiku-20241022", 0.8 }, { "anthropic", "claude-3-5-sonnet-latest", 3 },
       { "openai", "gpt-4o-something", nil }, { "ollama", "anything", 0 },
+      { "openai", "gpt-4o-2024-05-13", 5 }, { "openai", "gpt-4o-2024-11-20", 2.5 }, { "openai", "gpt-5-2025-08-07", 1.25 },
+      { "anthropic", "claude-sonnet-4-5-20250929", 3 }, { "anthropic", "claude-opus-4-5", 5 },
     } do
       local price = prices.find(case[1], case[2])
       assert.equal(case[3], price and price.input, case[2])
@@ -335,5 +373,25 @@ describe("prices", function()
     assert.equal((2 * 6 + 0.5 * 3 + 4 * 1) / 1e6, cost(10, 0, 3, 1))
     price = { input = 2, output = 10 }
     assert.equal(0.00002, cost(10, 0, 3, 1))
+    price = { input = 2, output = 10, long = 100 }
+    assert.equal((100 * 2 + 10 * 10) / 1e6, cost(100, 10))
+    assert.equal((101 * 4 + 10 * 15) / 1e6, cost(101, 10))
+  end)
+
+  it("are never above the worst case", function()
+    for _, price in ipairs { prices.find("openai", "gpt-5.4"), prices.find("anthropic", "claude-sonnet-4-5"),
+      { input = 2, output = 10 } } do
+      for _, prompt in ipairs { 0, 1, 199999, 200001, 272001, 1000000 } do
+        for _, share in ipairs { 0, 0.5, 1 } do
+          local cost = prices.cost(price, read.usage(prompt, 50, prompt * share, prompt * (1 - share)))
+          assert.is_true(cost <= prices.worst(price, prompt, 50) + 1e-12)
+        end
+      end
+    end
+  end)
+
+  it("know how long answers may be", function()
+    assert.equal(16384, prices.find("openai", "gpt-4o-mini").max_output)
+    assert.equal(64000, prices.find("anthropic", "claude-haiku-4-5-20251001").max_output)
   end)
 end)

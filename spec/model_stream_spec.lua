@@ -3,6 +3,8 @@
 local leaks = require "spec.support.leaks"
 local listeners = require "spec.support.listeners"
 local models = require "spec.support.models"
+local raw = require "spec.support.raw_server"
+local testing = require "weft.testing"
 local weft = require "weft"
 
 local PROMPT = "one two three four five six seven eight"
@@ -295,6 +297,67 @@ describe("streams", function()
     local event = 'data: {"choices":[{"delta":{"content":"it is sk-0123456789"}}]}\n\n'
     local outcome = ask_listener("openai", "text/event-stream", event, { api_key = "sk-0123456789" })
     assert.same({ parts = { "it is sk-0123456789" }, kind = "stream_truncated", partial = "it is [redacted]" }, outcome)
+  end)
+
+  -- A server that never ends its answer: these lines again and again, until the client has gone.
+  local function endless(content_type, line)
+    return raw.start(function(client)
+      client:send("HTTP/1.1 200 OK\r\nContent-Type: " .. content_type .. "\r\nConnection: close\r\n\r\n")
+      local some = line:rep(100)
+      while client:send(some) do end -- luacheck: ignore
+    end)
+  end
+
+  local SSE, NDJSON = "text/event-stream", "application/x-ndjson"
+
+  it("that never end fail when the answer is larger than max_body", function()
+    for _, case in ipairs {
+      { "openai", SSE, 'data: {"choices":[{"delta":{"content":"and so on "}}]}\n\n' },
+      { "anthropic", SSE, 'data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"and so on "}}\n\n' },
+      { "ollama", NDJSON, '{"message":{"content":"and so on "}}\n' },
+      { "openai", SSE, 'data: {"choices":[{"delta":{"refusal":"no, "}}]}\n\n', false },
+      { "openai", SSE, 'data: {"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"arguments":"[["}}]}}]}\n\n' },
+      { "ollama", NDJSON, '{"message":{"content":"","tool_calls":[{"function":{"name":"f","arguments":{}}}]}}\n' },
+    } do
+      local server = endless(case[2], case[3])
+      local m = weft.model[case[1]] { base_url = server.url, model = "m", http = { max_body = 20000 },
+        limits = { concurrency = 1 }, retry = { base = 0 } }
+      local stream, err = m:stream { prompt = "x" }
+      if stream then
+        err = select(2, stream:result())
+      end
+      assert.equal(case[4] == nil, stream ~= nil) -- what is no part of the text does not begin the answer
+      assert.equal("too_large", err.kind)
+      assert.match("the answer is larger than max_body %(20000 bytes%)", err.message)
+      assert.is_true(#(err.partial or "") <= 20000)
+      assert.equal(0, m:stats().in_flight)
+      server.close()
+      assert.equal(1, #server.results) -- one connection: it is not asked for again
+    end
+  end)
+
+  it("that come byte by byte are no reason to remember each", function()
+    local server = endless(SSE, 'data: {"choices":[{"delta":{"content":"a"}}]}\n\n')
+    local m = weft.model.openai { base_url = server.url, model = "m", http = { max_body = 200000 } }
+    local stream = assert(m:stream { prompt = "x" })
+    collectgarbage()
+    local before = collectgarbage "count"
+    local _, err = stream:result()
+    assert.equal(200000, #err.partial)
+    collectgarbage()
+    assert.is_true(collectgarbage "count" - before < 1000)
+    server.close()
+  end)
+
+  it("that say in the stream that there were too many requests pause the client, too", function()
+    local server = models.server { faults = { { status = 429, inside = "data", after = 0, type = "rate_limit_error" } } }
+    testing.virtual_clock(function(clock)
+      local m = models.openai(server, { retry = { base = 40, attempts = 1 } })
+      local _, err = m:stream { prompt = "x" }
+      assert.equal("rate_limit", err.kind)
+      assert(m:chat { prompt = "x" })
+      assert.is_true(math.abs(clock:elapsed() - 40) < 1e-6, clock:elapsed())
+    end)
   end)
 
   it("with any line ends, comments, pings and a BOM are the same", function()

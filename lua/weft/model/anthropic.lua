@@ -118,15 +118,17 @@ end
 
 -- ---- streams ----
 
+local counts = { "input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens" }
+
 -- Counts are cumulative and come in pieces: what an event does not say stays.
 local function merge_usage(reader, usage)
   if type(usage) ~= "table" then
     return
   end
   reader.counts = reader.counts or {}
-  for name, value in pairs(usage) do
-    if type(value) == "number" then
-      reader.counts[name] = value
+  for _, name in ipairs(counts) do
+    if type(usage[name]) == "number" then
+      reader.counts[name] = usage[name]
     end
   end
   reader.usage = usage_of(reader.counts)

@@ -238,7 +238,8 @@ end
 -- @tparam[opt] string given.system goes before the others
 -- @tparam[opt] string given.model default: the model's own
 -- @tparam[opt] number given.temperature
--- @tparam[opt] integer given.max_tokens of the answer; what a budget reserves and the limit of tokens expects
+-- @tparam[opt] integer given.max_tokens of the answer; what a budget reserves and the limit of tokens expects. With a
+--   budget it must be known: from here, from the model, or how long its answers may be from its price
 -- @tparam[opt] table given.tools as the API takes them; tools in OpenAI's shape are understood by all
 -- @tparam[opt] string|table given.tool_choice as the API takes it
 -- @tparam[opt] table given.schema a JSON schema: the answer is checked against it, asked for once more when it does not

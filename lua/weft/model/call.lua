@@ -16,7 +16,7 @@ local span = require("weft.span").span
 local call = {}
 
 local EXPECTED = 500 -- tokens of an answer, for the limit of tokens a minute, when the call sets no bound
-local WORST = 4096 -- tokens of an answer, for the budget, when the call sets no bound
+local TOOLS = 1000 -- tokens at most that a provider adds to the description of tools
 
 -- ---- making calls ----
 
@@ -25,16 +25,28 @@ local function count_of(value)
   return type(value) == "number" and value >= 1 and value or nil
 end
 
--- The tokens of an answer at most, if they are bounded, and the number of answers.
-local function bound_of(client, body)
+-- The tokens of an answer at most, if the request bounds them, and the number of answers.
+local function bound_of(body)
   local options = type(body.options) == "table" and body.options or {}
   local bound = count_of(body.max_tokens) or count_of(body.max_completion_tokens) or count_of(options.num_predict)
-  return bound or client.max_tokens, count_of(body.n) or 1
+  return bound, count_of(body.n) or 1
 end
 
--- A token has at least one byte, so this many there are at most.
-local function worst_usd(client, bytes, answer)
-  return prices.cost(client.price, read.usage(bytes, answer))
+-- What a call may cost at most: a token has at least one byte. An answer without a bound is as long as the model can
+-- make it; where nobody knows how long that is, the budget could not be kept.
+local function worst_usd(client, body, bytes, fields)
+  if not client.budget then
+    return nil
+  end
+  local bound, answers = bound_of(body)
+  if fields.answers == false then
+    bound = 0
+  end
+  bound = bound or client.price.max_output or client.price.output == 0 and 0
+  if not bound then
+    error(("bad argument 'max_tokens' to %s: %s"):format(fields.what, prices.bound_advice(client.model)), fields.level + 2)
+  end
+  return prices.worst(client.price, bytes + (body.tools and TOOLS or 0), answers * bound)
 end
 
 --- Makes a call.
@@ -49,11 +61,8 @@ function call.new(client, path, body, fields)
   if not text then
     error(("bad argument '%s' to %s: JSON cannot hold %s"):format(where:sub(2), fields.what, problem), fields.level + 1)
   end
-  local bound, answers = bound_of(client, body)
-  local expected, worst = answers * (bound or EXPECTED), answers * (bound or WORST)
-  if fields.answers == false then
-    expected, worst = 0, 0
-  end
+  local bound, answers = bound_of(body)
+  local expected = fields.answers == false and 0 or answers * (bound or EXPECTED)
   local input = read.estimate(#text)
   return {
     url = client.base .. path .. client.query,
@@ -61,7 +70,7 @@ function call.new(client, path, body, fields)
     timeout = fields.timeout or client.timeout,
     input = input,
     tokens = math.ceil(input + expected),
-    worst_usd = client.budget and worst_usd(client, #text, worst) or nil,
+    worst_usd = worst_usd(client, body, #text, fields),
     read = fields.read,
   }
 end

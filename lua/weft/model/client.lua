@@ -58,6 +58,7 @@ local price_fields = {
   output = options.finite,
   cached_input = options.finite,
   cache_write = options.finite,
+  max_output = options.count,
 }
 
 -- ---- checks ----

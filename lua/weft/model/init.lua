@@ -22,7 +22,7 @@
 -- | "request" | any other status | no |
 -- | "skipped_budget" | the budget is used up; nothing was sent | no |
 -- | "breaker_open" | the breaker is open; nothing was sent | no |
--- | "too_large" | more tokens than the limit allows at all; nothing was sent | no |
+-- | "too_large" | more tokens than the limit allows at all: nothing was sent; or an answer larger than `max_body` | no |
 -- | "tls", "protocol", "invalid", "nomem", … | as in weft.http | as @{weft.retry} says |
 --
 -- Keys, and the values of own headers, are replaced by "[redacted]" wherever the text of an error would hold them.
@@ -39,8 +39,9 @@ local M = {}
 -- @tparam[opt] table given.headers strings by name, sent as well; their values count as secret
 -- @tparam[opt=600] number|table given.timeout seconds for each attempt, as for weft.http.request
 -- @tparam[opt] table given.http how requests are sent: `proxy`, `ca_file`, `cert_file`, `key_file`, `key_password`,
---   `http2`, `max_body`, `max_header`, `decompress` as for weft.http.request
--- @tparam[opt] integer given.max_tokens of each answer, for calls that do not say it
+--   `http2`, `max_body`, `max_header`, `decompress` as for weft.http.request; of a stream `max_body` (64 MiB) bounds
+--   the answer that it adds up to
+-- @tparam[opt] integer given.max_tokens of each answer, for calls that do not say it; it is sent with them
 -- @tparam[opt] table given.retry as for @{weft.retry}; `budget` is one of the model's own unless it is given or false;
 --   `idempotency_key` is sent as the header `Idempotency-Key`
 -- @tparam[opt] table given.limits `requests_per_minute`; `tokens_per_minute`: estimated before, settled after;
@@ -51,7 +52,7 @@ local M = {}
 -- @tparam[opt] budget given.budget what calls may cost
 -- @tparam[opt] function given.on_warn called as on_warn(budget), in the task whose call brought it to its `warn`
 -- @tparam[opt] table given.prices by model: `{ input, output, cached_input, cache_write }`, US dollars for a million
---   tokens; default: list prices of June 2025 of some models
+--   tokens, and `max_output`: tokens that an answer has at most; default: list prices of July 2026 of some models
 -- @tparam[opt] dict given.cache answers of equal calls are kept there, such as in `weft.cache{ ttl = 600, max = 1000 }`
 -- @tparam[opt=false] boolean given.coalesce equal calls at the same time send one request
 -- @treturn model

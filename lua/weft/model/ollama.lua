@@ -15,9 +15,10 @@ end
 
 -- ---- asking ----
 
-local function options_of(given)
-  if given.temperature or given.max_tokens then
-    return { temperature = given.temperature, num_predict = given.max_tokens }
+local function options_of(client, given)
+  local bound = given.max_tokens or client.max_tokens
+  if given.temperature or bound then
+    return { temperature = given.temperature, num_predict = bound }
   end
 end
 
@@ -28,7 +29,7 @@ function ollama.chat_body(client, given, is_stream)
     messages = read.messages(given),
     tools = given.tools,
     format = given.schema,
-    options = options_of(given),
+    options = options_of(client, given),
     stream = is_stream,
   }
 end

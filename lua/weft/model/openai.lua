@@ -16,13 +16,22 @@ end
 
 -- ---- asking ----
 
-local copied = { "temperature", "max_tokens", "response_format", "tools", "tool_choice" }
+local copied = { "temperature", "response_format", "tools", "tool_choice" }
+
+-- The name of the bound: models that reason refuse the old one, which is the one that every other server knows.
+local function bound_name(model)
+  return (model:match "^o%d" or model:match "^gpt%-5") and "max_completion_tokens" or "max_tokens"
+end
 
 --- The body of a chat.
 function openai.chat_body(client, given, is_stream)
   local body = { model = client.model, messages = read.messages(given) }
   for _, name in ipairs(copied) do
     body[name] = given[name]
+  end
+  local extra = given.extra or {}
+  if not extra.max_tokens and not extra.max_completion_tokens then
+    body[bound_name(client.model)] = given.max_tokens or client.max_tokens
   end
   if given.schema and not given.response_format then
     body.response_format = { type = "json_schema", json_schema = { name = "reply", schema = given.schema } }
@@ -124,7 +133,7 @@ function openai.read_event(reader, data)
   end
   local delta = type(choice.delta) == "table" and choice.delta or {}
   reader:add_text(read.text(delta.content))
-  reader.refusal = read.join(reader.refusal, read.text(delta.refusal))
+  reader:add_refusal(read.text(delta.refusal))
   if type(delta.tool_calls) == "table" and delta.tool_calls ~= json.null then
     add_calls(reader, delta.tool_calls)
   end

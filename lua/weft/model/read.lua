@@ -76,38 +76,95 @@ function read.tool_call(id, name, arguments)
   }
 end
 
+-- ---- texts that grow ----
+
+local PIECES = 256 -- that are joined at once: an answer may come byte by byte, and a string takes some tens of bytes
+
+local function add_piece(rope, piece)
+  local count = rope.count + 1
+  rope.pieces[count] = piece
+  if count == PIECES then
+    rope.joined[#rope.joined + 1] = table.concat(rope.pieces)
+    count = 0
+  end
+  rope.count = count
+end
+
+local function new_rope()
+  return { joined = {}, pieces = {}, count = 0 }
+end
+
+local function text_of(rope)
+  return table.concat(rope.joined) .. table.concat(rope.pieces, "", 1, rope.count)
+end
+
 -- ---- streams ----
+
+local CALL = 256 -- bytes that a tool call counts for besides its texts
 
 --- What has been read of a stream.
 local Reader = {}
 Reader.__index = Reader
 
 --- Makes a reader.
--- @treturn table `usage`, `finish_reason`, `model`, `refusal`: as far as they are known; `is_done`: nothing follows
-function read.new_reader()
-  return setmetatable({ texts = {}, size = 0, calls = {}, by_index = {} }, Reader)
+-- @tparam[opt=math.huge] number most bytes of the answer that it keeps; what would be more is not taken, and `is_full`
+--   is set
+-- @treturn table `usage`, `finish_reason`, `model`: as far as they are known; `size`: bytes of text and arguments;
+--   `is_done`: nothing follows
+function read.new_reader(most)
+  return setmetatable({ most = most or math.huge, held = 0, size = 0, rope = new_rope(), calls = {}, by_index = {} }, Reader)
+end
+
+-- Whether there is room for that much more.
+local function hold(reader, bytes)
+  if reader.is_full or reader.held + bytes > reader.most then
+    reader.is_full = true
+    return false
+  end
+  reader.held = reader.held + bytes
+  return true
 end
 
 --- Adds text to the answer.
 function Reader:add_text(text)
-  if text and text ~= "" then
-    self.texts[#self.texts + 1] = text
+  if text and text ~= "" and hold(self, #text) then
+    add_piece(self.rope, text)
     self.size = self.size + #text
     self.fresh_text = read.join(self.fresh_text, text)
   end
 end
 
+--- Adds text of a refusal.
+function Reader:add_refusal(text)
+  if text and hold(self, #text) then
+    self.refused = self.refused or new_rope()
+    add_piece(self.refused, text)
+  end
+end
+
+local function call_at(reader, index)
+  local call = reader.by_index[index]
+  if not call then
+    call = { rope = new_rope() }
+    reader.by_index[index] = call
+    reader.calls[#reader.calls + 1] = call
+  end
+  return call
+end
+
 --- Adds a part of a tool call: the parts of one call have the same index.
 function Reader:add_call(index, id, name, arguments)
-  local call = self.by_index[index]
-  if not call then
-    call = { parts = {} }
-    self.by_index[index] = call
-    self.calls[#self.calls + 1] = call
+  local size = #(arguments or "")
+  local is_new = self.by_index[index] == nil
+  if not hold(self, size + (is_new and CALL or 0) + #(id or "") + #(name or "")) then
+    return
   end
+  local call = call_at(self, index)
   call.id, call.name = call.id or id, call.name or name
-  call.parts[#call.parts + 1] = arguments
-  self.size = self.size + #(arguments or "")
+  if size > 0 then
+    add_piece(call.rope, arguments)
+  end
+  self.size = self.size + size
   self.fresh_calls = self.fresh_calls or {}
   self.fresh_calls[#self.fresh_calls + 1] = { index = index, id = id, name = name, arguments = arguments }
 end
@@ -124,20 +181,20 @@ end
 
 --- All text so far.
 function Reader:text()
-  return table.concat(self.texts)
+  return text_of(self.rope)
 end
 
 --- The answer so far, in the shape of a chat's result.
 function Reader:result()
   local calls = {}
   for i, call in ipairs(self.calls) do
-    local text = table.concat(call.parts)
+    local text = text_of(call.rope)
     calls[i] = read.tool_call(call.id, call.name, text ~= "" and text or "{}")
   end
   return {
     text = self:text(),
     tool_calls = #calls > 0 and calls or nil,
-    refusal = self.refusal,
+    refusal = self.refused and text_of(self.refused),
     finish_reason = self.finish_reason,
     usage = self.usage,
     model = self.model,

@@ -12,6 +12,7 @@ local span = require("weft.span").span
 
 local stream = {}
 
+local MAX_BODY = 64 * 1024 * 1024 -- as of weft.http
 local PAUSE, PAUSES = 0.001, 5 -- how long the end of the transfer is waited for, so that its connection can be kept
 
 --- An answer that arrives.
@@ -81,6 +82,8 @@ local function take_in(self, name, text, is_cut)
   end
   if not pcall(self.client.api.read_event, reader, data) then
     return errors.bad_reply(self.client, "an event of the stream has an unknown shape")
+  elseif reader.is_full then
+    return errors.new(self.client, "too_large", ("the answer is larger than max_body (%d bytes)"):format(reader.most))
   end
 end
 
@@ -265,7 +268,7 @@ local function is_stream(client, res)
 end
 
 local function new_inside(client, this, lease, res)
-  local reader = read.new_reader()
+  local reader = read.new_reader(client.http.max_body or MAX_BODY)
   return {
     client = client,
     call = this,
@@ -298,6 +301,7 @@ local function attempt(client, this, lease, key)
   local self = new_inside(client, this, lease, res)
   self.first, err = step(self)
   if err then
+    limits.listen(client, res, err, this.tokens) -- "too many requests" comes in a stream, too
     return nil, err
   end
   client.limits.health:sample("first", core.now() - lease.started)
