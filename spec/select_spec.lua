@@ -3,8 +3,10 @@
 local calls = require "spec.support.calls"
 local leaks = require "spec.support.leaks"
 local tasks = require "spec.support.tasks"
+local virtual = require "spec.support.virtual"
 local weft = require "weft"
 
+local near, virtually = virtual.near, virtual.virtually
 local pack, rejects = calls.pack, calls.rejects
 local run, settle = tasks.run, tasks.settle
 
@@ -63,10 +65,12 @@ describe("weft.select", function()
     assert.same({ 1, 7, true, n = 3 }, pack(weft.select({ { recv = holding(7) }, default = true, timeout = 0 })))
   end)
 
-  it("waits no longer than its timeout", function()
+  it("waits no longer than its timeout", virtually(function(clock)
     local ch = weft.channel()
-    assert.equal("timeout", weft.select({ { recv = ch }, timeout = 0.002 }))
-    assert.equal("timeout", weft.select({ timeout = 0.001 }))
+    assert.equal("timeout", weft.select({ { recv = ch }, timeout = 2 }))
+    near(2, clock:elapsed())
+    assert.equal("timeout", weft.select({ timeout = 0.5 }))
+    near(2.5, clock:elapsed())
     run({ pool = weft.inline }, function(group)
       group:go(function()
         ch:send("in time")
@@ -76,8 +80,16 @@ describe("weft.select", function()
         ch:send("in time")
       end)
       assert.same({ 1, "in time", true }, { weft.select({ { recv = ch }, timeout = math.huge }) })
+      group:go(function()
+        weft.sleep(3)
+        ch:send("just in time")
+      end)
+      assert.same({ 1, "just in time", true }, { weft.select({ { recv = ch }, timeout = 3.1 }) })
     end)
-  end)
+    near(5.5, clock:elapsed()) -- timeouts that were not needed are gone
+    clock:advance(2000)
+    assert.equal("default", weft.select({ { recv = ch }, default = true }))
+  end))
 
   it("never chooses a case that was switched off", function()
     local ch, off = holding(1, 2, 3, 4), nil
@@ -112,12 +124,12 @@ describe("weft.select", function()
     assert.same({ 2, 2, 2, 3, 3, 3 }, seen)
   end)
 
-  it("does not meet itself on a channel that it sends to and receives from", function()
+  it("does not meet itself on a channel that it sends to and receives from", virtually(function()
     local ch = weft.channel()
     local cases = { { send = ch, value = "mine" }, { recv = ch } }
     cases.default = true
     assert.equal("default", weft.select(cases))
-    cases.default, cases.timeout = nil, 0.002
+    cases.default, cases.timeout = nil, 1
     assert.equal("timeout", weft.select(cases))
     cases.timeout = nil
     run({ pool = weft.inline }, function(group)
@@ -128,7 +140,7 @@ describe("weft.select", function()
       assert.same({ "mine", true }, { ch:recv() })
       assert.equal(1, (task:wait()))
     end)
-  end)
+  end))
 
   it("is one of two parties when two choices face each other", function()
     local ch = weft.channel()
@@ -178,7 +190,7 @@ describe("weft.select", function()
     assert.same({ nil, nil, "empty", n = 3 }, pack(b:try_recv()))
   end)
 
-  it("waits for contexts", function()
+  it("waits for contexts", virtually(function(clock)
     local ch, ctx = weft.channel(), weft.background():with_cancel()
     run({ pool = weft.inline }, function(group)
       local task = group:go(function()
@@ -197,10 +209,11 @@ describe("weft.select", function()
       index = weft.select({ { done = ctx:done() }, { recv = ch } })
       assert.equal(1, index)
     end)
-    local timed = weft.background():with_timeout(0.001)
+    local timed = weft.background():with_timeout(9)
     assert.equal("deadline", select(2, weft.select({ { done = timed } })).kind)
+    near(9, clock:elapsed())
     assert.equal("default", weft.select({ { done = weft.background() }, default = true }))
-  end)
+  end))
 
   it("returns the case of the caller's own context, which else would raise", function()
     local ch = weft.channel()

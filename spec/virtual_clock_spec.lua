@@ -2,21 +2,13 @@
 
 local leaks = require "spec.support.leaks"
 local testing = require "weft.testing"
+local virtual = require "spec.support.virtual"
 local weft = require "weft"
+
+local near, virtually = virtual.near, virtual.virtually
 
 -- With ThreadSanitizer preloaded no other process runs.
 local it_with_processes = os.getenv("WEFT_SAN") == "thread" and function() end or it
-
-local function near(expected, got)
-  assert.is_true(math.abs(expected - got) < 1e-6, ("%.9f is not %.9f"):format(got, expected))
-end
-
--- Runs fn(clock) under a virtual clock.
-local function virtually(fn, options)
-  return function()
-    return testing.virtual_clock(options, fn)
-  end
-end
 
 local function inline(fn)
   assert(weft.scope({ pool = weft.inline }, fn))
