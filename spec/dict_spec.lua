@@ -3,10 +3,12 @@
 local calls = require "spec.support.calls"
 local leaks = require "spec.support.leaks"
 local tasks = require "spec.support.tasks"
+local virtual = require "spec.support.virtual"
 local weft = require "weft"
 
 local rejects = calls.rejects
 local run = tasks.run
+local virtually = virtual.virtually
 
 local function sorted_keys(dict)
   local keys = dict:keys()
@@ -237,21 +239,27 @@ describe("weft.dict", function()
     assert.equal(2, #d)
   end)
 
-  it("lets entries go after their time", function()
-    local d = weft.dict({ ttl = 0.001, max = 1 })
+  it("lets entries go after their time", virtually(function(clock)
+    local d = weft.dict({ ttl = 60, max = 1 })
     d:set("a", 1)
-    while d:get("a") do
-      weft.sleep(0.001)
-    end
+    clock:advance(59.9)
+    assert.equal(1, d:get("a"))
+    assert.is_nil((d:set("b", 1))) -- it is full
+    clock:advance(0.1)
+    assert.is_nil(d:get("a"))
     assert.equal(0, #d)
-    while not d:set("b", 1) do
-      weft.sleep(0.001)
-    end
+    assert.is_true(d:set("b", 1))
+    clock:advance(30)
+    d:set("b", 2) -- begins anew
+    clock:advance(59.9)
+    assert.equal(2, d:get("b"))
+    clock:advance(0.1)
+    assert.is_nil(d:get("b"))
     local long = weft.dict({ ttl = 1000 })
     long:set("a", 1)
     assert.equal(1, long:get("a"))
     assert.is_true(weft.dict({ ttl = math.huge }):set("a", 1))
-  end)
+  end))
 
   it("is one dict wherever it was sent", function()
     local d, through = weft.dict(), weft.channel(1)

@@ -1,6 +1,7 @@
 -- Pipelines: order, bounds, errors by stage and item, cancellation.
 
 local leaks = require "spec.support.leaks"
+local virtual = require "spec.support.virtual"
 local weft = require "weft"
 
 local function numbers(n)
@@ -81,12 +82,12 @@ describe("weft.pipeline", function()
     assert.equal(2 * 40 * 41 / 2, sum)
   end)
 
-  it("never lets more items into a stage than its limit", function()
+  it("never lets more items into a stage than its limit, and never less", virtual.virtually(function(clock)
     local inside, most = weft.semaphore(3), weft.channel(1000)
     local pipeline = weft.pipeline {
       weft.stage("narrow", function(value)
         most:send(inside:try_acquire()) -- false when a fourth is inside
-        weft.sleep(0.001)
+        weft.sleep(1)
         inside:release()
         return value
       end, { limit = 3 }),
@@ -95,7 +96,8 @@ describe("weft.pipeline", function()
     for _ = 1, 60 do
       assert.is_true((most:recv()))
     end
-  end)
+    virtual.near(60 / 3, clock:elapsed())
+  end))
 
   it("names the stage and the item of the first failure and stops", function()
     local pipeline = weft.pipeline {
@@ -223,12 +225,11 @@ describe("weft.pipeline", function()
       end
     end)
 
-    it("let so many items in a second", function()
-      local pipeline = weft.pipeline { weft.stage("slow", function(value) return value end, { rate = 200 }) }
-      local started = weft.now()
+    it("let so many items in a second", virtual.virtually(function(clock)
+      local pipeline = weft.pipeline { weft.stage("slow", function(value) return value end, { rate = 2 }) }
       assert(pipeline:run(nil, numbers(21)))
-      assert.is_true(weft.now() - started >= 0.099)
-    end)
+      virtual.near(10, clock:elapsed())
+    end))
 
     it("refuse misuse by name", function()
       for _, case in ipairs {

@@ -3,10 +3,12 @@
 local calls = require "spec.support.calls"
 local leaks = require "spec.support.leaks"
 local tasks = require "spec.support.tasks"
+local virtual = require "spec.support.virtual"
 local weft = require "weft"
 
 local pack, rejects = calls.pack, calls.rejects
 local settle = tasks.settle
+local near, virtually = virtual.near, virtual.virtually
 
 describe("group:start", function()
   before_each(leaks.before)
@@ -132,7 +134,7 @@ describe("weft.supervise", function()
   before_each(leaks.before)
   after_each(leaks.after)
 
-  it("starts again what fails, and returns what it returns at last", function()
+  it("starts again what fails, and returns what it returns at last", virtually(function(clock)
     local runs = weft.dict()
     local results = assert(weft.all({
       a = weft.supervise(function(ctx)
@@ -144,10 +146,25 @@ describe("weft.supervise", function()
           return nil, "failed"
         end
         return "run " .. n
-      end, { base = 0.0001 }),
+      end),
     }))
     assert.equal("run 3", results.a)
-  end)
+    near(0.1 + 0.2, clock:elapsed())
+  end))
+
+  it("waits longer each time, up to its cap", virtually(function(clock)
+    local at = {}
+    weft.all({
+      a = weft.supervise(function()
+        at[#at + 1] = clock:elapsed()
+        error("again")
+      end, { base = 1, cap = 5, max = 5, within = 100 }),
+    }, { pool = weft.inline })
+    for i, expected in ipairs({ 0, 1, 1 + 2, 3 + 4, 7 + 5, 12 + 5 }) do
+      near(expected, at[i])
+    end
+    assert.equal(6, #at)
+  end))
 
   it("passes arguments each time", function()
     local group, seen = weft.group({ pool = weft.inline }), {}
@@ -202,20 +219,29 @@ describe("weft.supervise", function()
     assert.matches("start_spec.lua:" .. here + 2 .. ") failed: given up", tostring(err), 1, true)
   end)
 
-  it("counts restarts within its time alone", function()
+  it("counts restarts within its time alone", virtually(function()
     local runs = 0
     local results = assert(weft.all({
       a = weft.supervise(function()
         runs = runs + 1
         if runs < 8 then
-          weft.sleep(0.003)
+          weft.sleep(30)
           error("again")
         end
         return runs
-      end, { max = 2, within = 0.002, base = 0.0001 }),
+      end, { max = 2, within = 60, base = 0.1 }),
     }, { pool = weft.inline }))
     assert.equal(8, results.a)
-  end)
+    local _, err = weft.all({
+      a = weft.supervise(function()
+        runs = runs + 1
+        weft.sleep(29)
+        error("again")
+      end, { max = 2, within = 60, base = 0.1 }),
+    }, { pool = weft.inline })
+    assert.matches("given up after 2 restarts", tostring(err))
+    assert.equal(8 + 3, runs)
+  end))
 
   it("without a limit goes on as long as it fails", function()
     local runs = 0
