@@ -27,7 +27,7 @@ BASE_CFLAGS = -std=gnu11 -D_GNU_SOURCE $(OPT) -g -fPIC -fvisibility=hidden -pthr
 LINK = $(CC) $(if $(LIBFLAG),$(LIBFLAG),-shared) -pthread $(SAN_FLAGS) -Wl,-z,nodelete -Wl,-z,relro
 
 # In the order of the data's way: what carries it, what waits, who runs it, what it waits for.
-CORE = platform census mem ledger clock random buf error parcel waiter block inbox timer io trace context signals task group \
+CORE = platform census mem ledger clock random fingerprint buf error parcel waiter block inbox timer io trace context signals task group \
        queue pool pool_worker pool_call monitor channel ticker select semaphore waitgroup limiter dict \
        singleflight budget health http_settings http_proxy http_request http_redirect \
        http_response http_stream http_error \

@@ -512,6 +512,27 @@ describe("shared answers", function()
     assert.equal(4, server:stats().requests)
   end)
 
+  it("are those of the same account alone, although the cache is shared", function()
+    local server = models.server()
+    local cache = weft.dict()
+    local function requests_of(options)
+      local before = server:stats().requests
+      options.cache = cache
+      assert.equal("echo: x", assert(ask(models.openai(server, options))).text)
+      return server:stats().requests - before
+    end
+    local accounts = {
+      {}, { api_key = "sk-one" }, { api_key = "sk-two" }, { api_key = "sk-one", headers = { ["OpenAI-Organization"] = "a" } },
+      { api_key = "sk-one", headers = { ["OpenAI-Organization"] = "b" } }, { base_url = server.url .. "?key=sk-three" },
+      { base_url = server.url .. "?key=sk-four" }, { base_url = server.origin .. "/other/v1" },
+      { http = { max_header = 4096, key_password = "sk-five" } },
+    }
+    for i, options in ipairs(accounts) do assert.equal(1, requests_of(options), i) end
+    for i, options in ipairs(accounts) do assert.equal(0, requests_of(options), i) end
+    assert.equal(0, requests_of { headers = { authorization = "Bearer sk-one" } }) -- the same account, said otherwise
+    for _, key in ipairs(cache:keys()) do assert.is_nil(key:find("sk-", 1, true)) end
+  end)
+
   it("are asked for anew when that is wanted", function()
     local server = models.server { reply = { "first", "second" } }
     local m = models.openai(server, { cache = weft.cache() })

@@ -2,6 +2,7 @@
 #include "buf.h"
 #include "check.h"
 #include "clock.h"
+#include "fingerprint.h"
 #include "mem.h"
 #include "parcel.h"
 
@@ -196,6 +197,27 @@ static void errors_never_fail_to_be_made(void) {
   }
 }
 
+/* ---- fingerprints ---- */
+
+/* The values of the reference implementation, whose input is 00 01 02 …, and so is its key. */
+static void fingerprints_are_siphash(void) {
+  const uint64_t key[2] = {0x0706050403020100u, 0x0f0e0d0c0b0a0908u};
+  const struct {
+    size_t size;
+    uint64_t wanted;
+  } cases[] = {{0, 0x726fdb47dd0e0e31u},
+               {1, 0x74f839c593dc67fdu},
+               {8, 0x93f5f5799a932462u},
+               {15, 0xa129ca6149be45e5u}};
+  uint8_t input[15];
+  for (size_t i = 0; i < sizeof input; i++)
+    input[i] = (uint8_t)i;
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+    CHECK(weft_fingerprint_by(key, input, cases[i].size) == cases[i].wanted);
+  CHECK(weft_fingerprint("a key", 5) == weft_fingerprint("a key", 5));
+  CHECK(weft_fingerprint("a key", 5) != weft_fingerprint("a kez", 5));
+}
+
 int main(void) {
   check_run("buf: grows and keeps its bytes", grows_and_keeps_bytes);
   check_run("buf: never exceeds its ceiling", never_exceeds_its_ceiling);
@@ -206,6 +228,7 @@ int main(void) {
   check_run("parcel: without memory the writer is unchanged", keeps_the_writer_without_memory);
   check_run("clock: arithmetic saturates", clock_arithmetic_saturates);
   check_run("mem: fails the chosen allocation once", fails_the_chosen_allocation_once);
+  check_run("fingerprint: is SipHash-2-4", fingerprints_are_siphash);
   check_run("error: every code has a sentence", every_code_has_a_sentence);
   check_run("error: making one never fails", errors_never_fail_to_be_made);
   return check_end();

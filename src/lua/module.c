@@ -6,6 +6,7 @@
 #include "compat.h"
 
 #include "errors.h"
+#include "fingerprint.h"
 #include "io.h"
 #include "metrics.h"
 #include "nginx.h"
@@ -17,6 +18,7 @@
 #include "weft.h"
 #include "worker.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 enum { EXIT_WAIT_MS = 500 };
@@ -81,6 +83,21 @@ static int class(lua_State *L) {
   lua_settop(L, 2);
   register_metatable(L);
   lua_settop(L, 2);
+  return 1;
+}
+
+/*** A name for a text that does not tell it, such as a key: the same in all states of the process.
+ * @function fingerprint
+ * @local
+ * @tparam string text
+ * @treturn string 16 hexadecimal digits
+ */
+static int fingerprint(lua_State *L) {
+  char digits[17];
+  size_t size;
+  const char *text = luaL_checklstring(L, 1, &size);
+  snprintf(digits, sizeof digits, "%016llx", (unsigned long long)weft_fingerprint(text, size));
+  lua_pushstring(L, digits);
   return 1;
 }
 
@@ -188,6 +205,7 @@ WEFT_MODULE_API int luaopen_weft_core(lua_State *L) {
   static pthread_once_t once = PTHREAD_ONCE_INIT;
   static const weft_function functions[] = {{"register", register_metatable, 0},
                                             {"class", class, 0},
+                                            {"fingerprint", fingerprint, 0},
                                             {"new_error", new_error, 0},
                                             {"is_error", is_error, 0},
                                             {"stats", stats, 0},

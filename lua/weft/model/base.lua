@@ -145,7 +145,7 @@ local function answer_to(client, this, body, is_fresh)
   if not shared.is_on(client) then
     return call.run(client, this)
   end
-  return shared.run(client, shared.key(this.url, body), is_fresh, function()
+  return shared.run(client, shared.key(client, this.path, body), is_fresh, function()
     return call.run(client, this)
   end)
 end

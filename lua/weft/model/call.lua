@@ -1,7 +1,7 @@
 --- One call of a model: what it may cost, its attempts, its account. Internal.
 --
--- A client is the settings of a model (client.lua). A call is a request with what it needs: `url`, `body`, `timeout`,
--- `input` (an estimate of its tokens), `tokens` (the same with what may come back), `worst_usd`, and `read(reply)`,
+-- A client is the settings of a model (client.lua). A call is a request with what it needs: `path`, `url`, `body`,
+-- `timeout`, `input` (an estimate of its tokens), `tokens` (the same with what may come back), `worst_usd`, and `read(reply)`,
 -- which makes a result of a decoded reply, or returns nil and what is missing.
 local core = require "weft.core"
 local errors = require "weft.model.errors"
@@ -65,6 +65,7 @@ function call.new(client, path, body, fields)
   local expected = fields.answers == false and 0 or answers * (bound or EXPECTED)
   local input = read.estimate(#text)
   return {
+    path = path,
     url = client.base .. path .. client.query,
     body = text,
     timeout = fields.timeout or client.timeout,

@@ -10,6 +10,7 @@ local prices = require "weft.model.prices"
 local redact = require "weft.redact"
 local requests = require "weft.http.request"
 local retry = require "weft.retry"
+local shared = require "weft.model.shared"
 
 local client = {}
 
@@ -237,6 +238,7 @@ function client.new(kind, given)
     cache = given.cache,
     flights = given.coalesce and core.singleflight() or nil,
   }
+  self.account = shared.account(self)
   self.price = price_or_advice(what, self, USER - 1)
   local handle = core.dict()
   handle:set("settings", self)

@@ -1,4 +1,6 @@
 --- Answers that several calls share: a cache, and one request for equal calls at the same time. Internal.
+local core = require "weft.core"
+
 local shared = {}
 
 -- Values as text, the same for equal tables in every state: keys are sorted.
@@ -27,12 +29,26 @@ local function put(out, value)
   out[#out + 1] = "}"
 end
 
+--- Whose answers they are: the same for clients that send the same headers to the same place by the same way. A cache
+-- may be shared by many models, and its keys may be seen, so it is a name that does not tell what is in it.
+-- @tparam table client
+-- @treturn string
+function shared.account(client)
+  local out, headers = {}, {}
+  for name, value in pairs(client.headers) do
+    headers[name:lower()] = value
+  end
+  put(out, { client.base, client.query, headers, client.http })
+  return core.fingerprint(table.concat(out))
+end
+
 --- What two calls must have in common to share an answer.
--- @tparam string url
+-- @tparam table client
+-- @tparam string path
 -- @tparam table body
 -- @treturn string
-function shared.key(url, body)
-  local out = { url, "\n" }
+function shared.key(client, path, body)
+  local out = { client.account, " ", path, "\n" }
   put(out, body)
   return table.concat(out)
 end
