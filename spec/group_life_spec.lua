@@ -136,6 +136,81 @@ describe("a group's life:", function()
       assert.equal("the body's", err)
     end)
 
+    for name, pool in pairs({ pool = weft.default_pool(), inline = weft.inline }) do
+      it("by <close> waits in a task that raises, before the task has ended, with " .. name, function()
+        if not has_close then
+          return pending("Lua 5.1 has no <close>")
+        end
+        local run = load [[
+          local weft, pool, gate, log = ...
+          local group = weft.group({ pool = pool })
+          local task = group:go(function()
+            local inner <close> = weft.group({ pool = pool })
+            local started = weft.channel(1)
+            inner:go(function()
+              started:send(true)
+              pcall(weft.sleep, math.huge)
+              weft.shield(30, function()
+                gate:send("cleans up")
+                gate:recv()
+                log:send("cleaned up")
+              end)
+            end)
+            started:recv()
+            error("the body's", 0)
+          end)
+          gate:recv()
+          local status = task:status()
+          gate:send(true)
+          local _, err = task:wait()
+          group:close()
+          return status, err, log:try_recv()
+        ]]
+        local status, err, last = run(weft, pool, weft.channel(0), weft.channel(1))
+        assert.equal("running", status)
+        assert.equal("the body's", err.message)
+        assert.matches("in function 'error'", err.traceback)
+        assert.equal("cleaned up", last)
+      end)
+    end
+
+    it("runs what is to be closed in a task that raises as code that may block", function()
+      if not has_close then
+        return pending("Lua 5.1 has no <close>")
+      end
+      local run = load [[
+        local weft = ...
+        local log = weft.channel(2)
+        local group = weft.group({ collect = true })
+        local task = group:go(function()
+          local guard <close> = setmetatable({}, {
+            __close = function(_, err)
+              weft.sleep(0.001)
+              log:send(err)
+            end,
+          })
+          error({ code = 7 })
+        end)
+        local _, first = task:wait()
+        task = group:go(function()
+          local guard <close> = setmetatable({}, {
+            __close = function()
+              error("the handler's", 0)
+            end,
+          })
+          error("the body's", 0)
+        end)
+        local _, second = task:wait()
+        group:close()
+        return first, log:recv(), second
+      ]]
+      local first, seen, second = run(weft)
+      assert.same({ code = 7 }, first.value)
+      assert.same({ code = 7 }, seen)
+      assert.equal("the handler's", second.message) -- as Lua has it
+      assert.matches("stack traceback", second.traceback)
+    end)
+
     it("in a task that is cancelled still waits for the nested tasks", function()
       local group, ended = weft.group(), weft.channel(1)
       local task = group:go(function()

@@ -535,6 +535,18 @@ describe("a group", function()
       assert.equal("context canceled", select(2, other:wait()).message)
     end)
 
+    it("of weft.inline are queued, and run, like others", function()
+      local group = new_group { pool = weft.inline }
+      local started = weft.channel(1)
+      local task = group:go(function()
+        started:send(true)
+        weft.sleep(math.huge)
+      end)
+      assert.equal("queued", task:status())
+      started:recv()
+      assert.equal("running", task:status())
+    end)
+
     it("are queued until a thread takes them", function()
       local pool = weft.pool { threads = 1 }
       local group, gate = new_group { pool = pool }, weft.channel(0)

@@ -1,7 +1,8 @@
 /* fibers.h: what the parts of a scheduler share.
  *
- * scheduler.c has the fibers and runs them; wake.c has the contexts that they are parked under, and
- * their wakes; park.c blocks callers. All on the state's thread, but for the wake functions.
+ * scheduler.c has the fibers and runs them; fiber_base.c is below what they run; wake.c has the
+ * contexts that they are parked under, and their wakes; park.c blocks callers. All on the state's
+ * thread, but for the wake functions.
  */
 #ifndef WEFT_LUA_FIBERS_H
 #define WEFT_LUA_FIBERS_H
@@ -19,6 +20,17 @@ typedef struct weft_fiber_block {
 void weft_fiber_push_ready(weft_scheduler *scheduler, weft_fiber *fiber);
 /* Ends the park of a caller that will never go on. */
 void weft_fiber_abandon(weft_scheduler *scheduler, weft_fiber *fiber);
+
+/* ---- fiber_base.c ---- */
+
+/* How many values lie below a task's function on its coroutine before it starts. */
+enum { WEFT_FIBER_BASE = WEFT_LUA54 ? 2 : 0 };
+/* Pushes them. */
+void weft_fiber_push_base(weft_fiber *fiber);
+/* Pushes the traceback of the error that its task has ended with, once; may be nil. */
+void weft_fiber_take_traceback(lua_State *L, weft_fiber *fiber);
+/* Pushes that of a coroutine, as luaL_traceback, without the base. */
+void weft_push_traceback(lua_State *L, lua_State *co, int level);
 
 /* ---- wake.c ---- */
 

@@ -143,7 +143,7 @@ static int submit(weft_group_body *group, lua_State *L, const call *call, int co
 
 /* What can raise comes before the task counts. */
 static int start_local(weft_group_body *group, lua_State *L, const call *call, int count) {
-  if (count >= UINT16_MAX) /* see start_args */
+  if (count >= UINT16_MAX - 8) /* see start_args */
     return luaL_error(L, "group:go: too many arguments");
   weft_task *task = new_task(group, L, call->name);
   weft_context *own = weft_task_own_context(task);

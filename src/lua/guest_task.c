@@ -84,6 +84,7 @@ static int host_begin(lua_State *L) {
   weft_context *context = weft_task_context(self->task);
   if (!weft_guests_enter(self->scheduler, L, context))
     return luaL_error(L, "not enough memory");
+  atomic_store_explicit(&self->task->status, WEFT_TASK_RUNNING, memory_order_relaxed);
   if (weft_context_done(context)) {
     lua_pushcfunction(L, raise_canceled);
     return 1;

@@ -6,6 +6,7 @@
 #include "outcome.h"
 
 #include "errors.h"
+#include "fibers.h"
 #include "group.h"
 #include "local.h"
 #include "ship.h"
@@ -64,8 +65,8 @@ static void wrap_nested(weft_state *state, lua_State *L) {
   lua_settop(L, inner);
 }
 
-static void add_traceback(lua_State *L, lua_State *co) {
-  luaL_traceback(L, co, NULL, 0);
+static void add_traceback(lua_State *L, weft_fiber *fiber) {
+  weft_fiber_take_traceback(L, fiber);
   lua_setfield(L, -2, "traceback");
 }
 
@@ -83,7 +84,7 @@ static void describe_failure(lua_State *L, ending *end) {
   if (!fiber->is_local && fiber->where && !has_field(L, "where"))
     set_string(L, "where", fiber->where);
   if (end->is_raised && !has_field(L, "traceback"))
-    add_traceback(L, fiber->co);
+    add_traceback(L, fiber);
 }
 
 static int protected_failure(lua_State *L) {
@@ -194,14 +195,15 @@ static int unwind(lua_State *co, int rc) {
 
 int weft_outcome(weft_scheduler *scheduler, weft_fiber *fiber, int rc, int nresults) {
   lua_State *co = fiber->co;
-  if (rc == 0 && end_plainly(scheduler, fiber, nresults))
+  if (rc == 0 && !fiber->has_raised && end_plainly(scheduler, fiber, nresults))
     return 1;
-  ending end = {.scheduler = scheduler, .fiber = fiber, .count = nresults, .is_raised = rc != 0};
+  int is_raised = rc != 0 || fiber->has_raised;
+  ending end = {.scheduler = scheduler, .fiber = fiber, .count = nresults, .is_raised = is_raised};
   weft_parcel_init(&end.parcel);
-  if (rc == 0 && is_returned_failure(co, nresults)) {
+  if (!is_raised && is_returned_failure(co, nresults)) {
     lua_pushvalue(co, -nresults + 1);
     finish_failed(&end);
-  } else if (rc != 0) {
+  } else if (is_raised) {
     finish_failed(&end);
   } else if (encode_results(&end)) {
     weft_tally_done(scheduler);

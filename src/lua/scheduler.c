@@ -56,7 +56,7 @@ static weft_fiber *take_fiber(weft_scheduler *scheduler, lua_State *L) {
   fiber->next = NULL;
   fiber->where = NULL;
   fiber->is_traced = fiber->traces_wait = 0;
-  fiber->is_local = fiber->kills = fiber->was_parked = fiber->holds_handle = 0;
+  fiber->is_local = fiber->kills = fiber->was_parked = fiber->holds_handle = fiber->has_raised = 0;
   fiber->start_args = 0;
   fiber->state = WEFT_FIBER_READY;
   return fiber;
@@ -151,9 +151,11 @@ static int raise_canceled(lua_State *L) {
 static void resume_ready(weft_scheduler *scheduler, lua_State *L, weft_fiber *fiber) {
   int nargs = fiber->start_args;
   fiber->start_args = 0;
+  if (nargs)
+    atomic_store_explicit(&fiber->task->status, WEFT_TASK_RUNNING, memory_order_relaxed);
   if (nargs && weft_context_done(weft_task_context(fiber->task))) {
     lua_pushcfunction(fiber->co, raise_canceled);
-    lua_replace(fiber->co, 1);
+    lua_replace(fiber->co, WEFT_FIBER_BASE + 1);
   }
 #if !WEFT_LUA54
   if (fiber->was_parked) {
@@ -204,10 +206,11 @@ void weft_scheduler_start(weft_scheduler *scheduler, weft_task *task) {
   fiber->where = scheduler->state->ship.first_where;
   if (count > FEW_ARGUMENTS && !lua_checkstack(fiber->co, count + 8))
     luaL_error(L, "too many arguments"); /* fails the task, see weft_scheduler_drop_starting */
+  weft_fiber_push_base(fiber);
   lua_xmove(L, fiber->co, count);
   scheduler->starting = NULL;
   scheduler->starting_fiber = NULL;
-  resume(scheduler, L, fiber, count - 1);
+  resume(scheduler, L, fiber, WEFT_FIBER_BASE + count - 1);
 }
 
 void weft_scheduler_drop_starting(weft_scheduler *scheduler) {
@@ -235,8 +238,9 @@ void weft_scheduler_start_local(weft_scheduler *scheduler, lua_State *L, weft_fi
   fiber->started_ns = weft_clock_coarse_ns();
   fiber->outer = scheduler->current;
   fiber->outer_runs = fiber->outer ? fiber->outer->runs : 0;
+  weft_fiber_push_base(fiber);
   lua_xmove(L, fiber->co, count);
-  fiber->start_args = (uint16_t)(count - 1);
+  fiber->start_args = (uint16_t)(WEFT_FIBER_BASE + count - 1);
   weft_fiber_push_ready(scheduler, fiber);
 }
 

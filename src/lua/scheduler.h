@@ -102,6 +102,7 @@ struct weft_fiber {
   uint8_t holds_handle : 1; /* a reference to park.object */
   uint8_t is_traced : 1;    /* a trace has begun its line */
   uint8_t traces_wait : 1;  /* and its wait */
+  uint8_t has_raised : 1;   /* its task's function has, and the coroutine is well: fiber_base.c */
   uint8_t is_guest : 1;     /* of an event loop that is not ours: guest.h */
   uint8_t kills : 4;        /* how often a loop of it was told in vain that it is cancelled */
 };

@@ -104,10 +104,11 @@ static char *first_function(lua_State *co, int has_started) {
   if (has_started) {
     while (lua_getstack(co, level, &info))
       level++;
+    level -= WEFT_FIBER_BASE != 0; /* that function is below it */
     if (!lua_getstack(co, level - 1, &info) || !lua_getinfo(co, "S", &info))
       return NULL;
   } else {
-    lua_pushvalue(co, 1);
+    lua_pushvalue(co, WEFT_FIBER_BASE + 1);
     lua_getinfo(co, ">S", &info);
   }
   if (info.linedefined <= 0)
@@ -157,7 +158,7 @@ static int protected_stack(lua_State *L) {
     return 0;
   weft_position(request->co, request->level, where);
   sight->where = *where ? copy(where) : NULL;
-  luaL_traceback(L, request->co, NULL, request->level);
+  weft_push_traceback(L, request->co, request->level);
   sight->traceback = copy_traceback(lua_tostring(L, -1));
   return 0;
 }

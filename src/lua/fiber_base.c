@@ -1,0 +1,88 @@
+/* fiber_base.c: what stands below a task's function on its coroutine, on Lua 5.4.
+ *
+ * A coroutine that dies of an error cannot yield any more, and its `<close>` variables are closed
+ * without it: there no group could wait for its tasks. So the function is called in a protected
+ * call that ends before the coroutine does. LuaJIT has no `<close>`, and no base.
+ *
+ * Owns a traceback for each failing fiber, in the registry, from the error to the task's end.
+ * Entered by the state's thread. Invariant: closing happens while the task runs still, so that its
+ * end comes after that of everything it closed.
+ */
+#include "fibers.h"
+#include "state.h"
+
+#include <string.h>
+
+#if WEFT_LUA54
+
+static const char base_line[] = "\n\t[C]: in ?";
+
+void weft_push_traceback(lua_State *L, lua_State *co, int level) {
+  size_t size, end = sizeof base_line - 1;
+  luaL_traceback(L, co, NULL, level);
+  const char *text = lua_tolstring(L, -1, &size);
+  if (size < end || strcmp(text + size - end, base_line) != 0)
+    return;
+  lua_pushlstring(L, text, size - end);
+  lua_replace(L, -2);
+}
+
+static int has_traceback(lua_State *L) {
+  if (!lua_istable(L, 1))
+    return 0;
+  lua_pushliteral(L, "traceback");
+  lua_rawget(L, 1);
+  return !lua_isnil(L, -1);
+}
+
+/* At the error, whose stack is gone when it has arrived. */
+static int keep_traceback(lua_State *L) {
+  weft_fiber *fiber = weft_state_of(L)->scheduler.current;
+  if (has_traceback(L))
+    lua_pushnil(L);
+  else
+    weft_push_traceback(L, L, 1);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, fiber);
+  lua_settop(L, 1);
+  return 1;
+}
+
+static int finish_base(lua_State *L, int status, lua_KContext unused) {
+  (void)unused;
+  if (status == LUA_OK || status == LUA_YIELD)
+    return lua_gettop(L) - 1;
+  weft_state_of(L)->scheduler.current->has_raised = 1;
+  return 1;
+}
+
+/* Called with the message handler, the function and its arguments. */
+static int run_base(lua_State *L) {
+  return finish_base(L, lua_pcallk(L, lua_gettop(L) - 2, LUA_MULTRET, 1, 0, finish_base), 0);
+}
+
+void weft_fiber_push_base(weft_fiber *fiber) {
+  lua_pushcfunction(fiber->co, run_base);
+  lua_pushcfunction(fiber->co, keep_traceback);
+}
+
+void weft_fiber_take_traceback(lua_State *L, weft_fiber *fiber) {
+  lua_rawgetp(L, LUA_REGISTRYINDEX, fiber);
+  lua_pushnil(L);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, fiber);
+}
+
+#else
+
+void weft_push_traceback(lua_State *L, lua_State *co, int level) {
+  luaL_traceback(L, co, NULL, level);
+}
+
+void weft_fiber_push_base(weft_fiber *fiber) {
+  (void)fiber;
+}
+
+void weft_fiber_take_traceback(lua_State *L, weft_fiber *fiber) {
+  weft_push_traceback(L, fiber->co, 0);
+}
+
+#endif
