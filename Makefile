@@ -3,6 +3,8 @@
 
 LUA ?= lua54
 SAN ?=
+SYSTEM := $(shell uname -s)
+PLATFORM ?= $(if $(filter Linux,$(SYSTEM)),linux,posix)
 CC ?= gcc
 AR ?= ar
 OPT ?= -O2
@@ -18,17 +20,23 @@ LUA_INCDIR ?= /usr/include/lua5.4
 LUA_LIB ?= -llua5.4
 endif
 
+# On Linux `posix` takes away what is not POSIX, so that the code for other systems is compiled and tested.
+STRICT = $(filter Linux-posix,$(SYSTEM)-$(PLATFORM))
+GNU = -std=gnu11 -D_GNU_SOURCE
+FEATURES = $(if $(STRICT),-std=c11 -D_POSIX_C_SOURCE=200809L -D_XOPEN_SOURCE=700 -Werror=implicit-function-declaration,$(GNU))
+KIND = $(if $(STRICT),-posix)$(if $(SAN),-$(SAN))
 SAN_FLAGS = $(if $(filter address,$(SAN)),-fsanitize=address$(comma)undefined -fno-omit-frame-pointer,$(if $(SAN),-fsanitize=$(SAN)))
 comma := ,
-BUILD = build/$(LUA)$(if $(SAN),-$(SAN))
-CORE_BUILD = build/core$(if $(SAN),-$(SAN))
+BUILD = build/$(LUA)$(KIND)
+CORE_BUILD = build/core$(KIND)
 
-BASE_CFLAGS = -std=gnu11 -D_GNU_SOURCE $(OPT) -g -fPIC -fvisibility=hidden -pthread $(WARN) $(SAN_FLAGS)
+BASE_CFLAGS = $(FEATURES) $(OPT) -g -fPIC -fvisibility=hidden -pthread $(WARN) $(SAN_FLAGS)
 LINK = $(CC) $(if $(LIBFLAG),$(LIBFLAG),-shared) -pthread $(SAN_FLAGS) -Wl,-z,nodelete -Wl,-z,relro
 
+POLLER = $(if $(filter linux,$(PLATFORM)),poller_epoll,poller_poll)
 # In the order of the data's way: what carries it, what waits, who runs it, what it waits for.
-CORE = platform census mem ledger clock random fingerprint buf error parcel waiter block inbox timer io trace context signals task group \
-       queue pool pool_worker pool_call monitor channel ticker select semaphore waitgroup limiter dict \
+CORE = platform platform_$(PLATFORM) census mem ledger clock random fingerprint buf error parcel waiter block inbox timer $(POLLER) io trace context signals \
+       task group queue pool pool_worker pool_call monitor channel ticker select semaphore waitgroup limiter dict \
        singleflight budget health http_settings http_proxy http_request http_redirect \
        http_response http_stream http_error \
        http_socket http_timeout http_shard http_lane http_turn http sse lines stats
@@ -92,20 +100,20 @@ $(BUILD)/weft/testing/server.so: $(SERVER_OBJ) $(CORE_BUILD)/libmodel.a $(CORE_B
 # ---- C programs: the core's tests, and the example that embeds it ----
 
 C_TESTS = $(patsubst spec/core/test_%.c,%,$(filter-out spec/core/test_bytecode.c,$(wildcard spec/core/test_*.c)))
-C_BUILD = build/c$(if $(SAN),-$(SAN))
+C_BUILD = build/c$(KIND)
 
 $(C_BUILD)/embed: examples/embed.c $(CORE_BUILD)/libweft.a
 	@mkdir -p $(@D)
-	$(CC) $(BASE_CFLAGS) -Isrc/core $^ -o $@ -lcurl -lm
+	$(CC) $(BASE_CFLAGS) $(GNU) -Isrc/core $^ -o $@ -lcurl -lm
 
 $(C_BUILD)/test_%: spec/core/test_%.c $(CORE_BUILD)/libmodel.a $(CORE_BUILD)/libweft.a $(wildcard spec/core/*.h)
 	@mkdir -p $(@D)
-	$(CC) $(BASE_CFLAGS) -fvisibility=default -rdynamic -Isrc/core -Isrc/testing -Ispec/core $< $(CORE_BUILD)/libmodel.a $(CORE_BUILD)/libweft.a -o $@ -lcurl -lssl -lcrypto -lz -lm
+	$(CC) $(BASE_CFLAGS) $(GNU) -fvisibility=default -rdynamic -Isrc/core -Isrc/testing -Ispec/core $< $(CORE_BUILD)/libmodel.a $(CORE_BUILD)/libweft.a -o $@ -lcurl -lssl -lcrypto -lz -lm
 
 # Links the VM, since it tests what is made of its dumps.
 $(C_BUILD)/$(LUA)-test_bytecode: spec/core/test_bytecode.c $(BUILD)/lua/bytecode.o $(BUILD)/lua/bytecode_54.o $(BUILD)/lua/bytecode_jit.o $(BUILD)/lua/lostwrite.o $(CORE_BUILD)/libweft.a
 	@mkdir -p $(@D)
-	$(CC) $(BASE_CFLAGS) -Isrc/core -Isrc/lua -Ispec/core -I$(LUA_INCDIR) $^ -o $@ $(LUA_LIB) -lm -ldl
+	$(CC) $(BASE_CFLAGS) $(GNU) -Isrc/core -Isrc/lua -Ispec/core -I$(LUA_INCDIR) $^ -o $@ $(LUA_LIB) -lm -ldl
 
 embed: $(C_BUILD)/embed
 	$<
@@ -130,13 +138,13 @@ RUN_LUA = LUA_PATH="$(CURDIR)/lua/?.lua;$(CURDIR)/lua/?/init.lua;$(CURDIR)/?.lua
 # What specs need of the system and Lua does not have.
 $(BUILD)/forking.so: spec/support/forking.c
 	@mkdir -p $(@D)
-	$(CC) $(BASE_CFLAGS) -I$(LUA_INCDIR) -shared $< -o $@
+	$(CC) $(BASE_CFLAGS) $(GNU) -I$(LUA_INCDIR) -shared $< -o $@
 
 test-lua: $(SPECS:%=run-lua/%)
 
 run-lua/%: all $(BUILD)/forking.so
 	@mkdir -p $(BUILD)/logs; log=$(BUILD)/logs/$(notdir $*)$(WEFT_SHIP).log; \
-	  env $(RUN_LUA) $(PRELOAD) WEFT_SAN=$(SAN) timeout $(SPEC_TIMEOUT_S) $(TEST_WRAPPER) /usr/bin/$(LUA_BIN) spec/support/run.lua $* > $$log 2>&1 \
+	  env $(RUN_LUA) $(PRELOAD) WEFT_SAN=$(SAN) WEFT_PLATFORM=$(PLATFORM) timeout $(SPEC_TIMEOUT_S) $(TEST_WRAPPER) /usr/bin/$(LUA_BIN) spec/support/run.lua $* > $$log 2>&1 \
 	    || { cat $$log; echo "FAILED: $(LUA) $(WEFT_SHIP) $(SAN) $*"; exit 1; }; \
 	  printf '== %s\n%s\n' "$(LUA) $(WEFT_SHIP) $(SAN) $*" "$$(grep -E "^[0-9]+ success" $$log)"
 

@@ -4,6 +4,8 @@ local leaks = require "spec.support.leaks"
 local testing = require "weft.testing"
 local weft = require "weft"
 
+local is_posix = os.getenv "WEFT_PLATFORM" == "posix" -- which cannot do all that Linux can
+
 -- ---- a strict reader ----
 
 local function read_labels(text, where)
@@ -86,7 +88,9 @@ describe("weft.metrics", function()
     assert.equal("counter", types.weft_tasks_ended_total)
     assert.is_number(values["weft_timers{}"])
     assert.is_number(values["weft_objects{kind=channel}"])
-    assert.is_true(values["weft_memory_resident_bytes{}"] > 100000)
+    if not is_posix then
+      assert.is_true(values["weft_memory_resident_bytes{}"] > 100000)
+    end
     assert.is_true(values["weft_memory_lua_bytes{}"] > 10000)
     assert.is_true(values["weft_threads_awake{}"] >= 1)
   end)
@@ -228,7 +232,7 @@ describe("weft.stats", function()
     assert.is_true(stats.states >= 2)
     assert.is_true(stats.awake >= 1)
     assert.equal(0, stats.http.in_flight)
-    assert.is_true(stats.memory.resident > stats.memory.lua)
+    assert.is_true(is_posix and stats.memory.resident == nil or stats.memory.resident > stats.memory.lua)
     assert.is_true(stats.memory.lua > 10000)
     assert.equal(0, stats.tasks)
     channel:send(1)

@@ -6,6 +6,7 @@
 #include "http_engine.h"
 
 #include "error.h"
+#include "platform.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -110,7 +111,7 @@ static weft_error *system_error(weft_http_transfer *transfer, int number) {
   char reason[REASON_SIZE], text[128];
   const char *hint = number == EMFILE ? "; raise the limit of open files (ulimit -n)" : "";
   snprintf(reason, sizeof reason, "a socket could not be opened: %s%s",
-           strerror_r(number, text, sizeof text), hint);
+           weft_errno_text(number, text, sizeof text), hint);
   return make(transfer, number == ENOMEM ? "nomem" : "network", reason);
 }
 

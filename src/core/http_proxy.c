@@ -19,11 +19,19 @@ static int is_scheme_known(const char *url) {
   return 0;
 }
 
+/* The first place of `part` in `text`, or NULL. (memmem is not in POSIX.) */
+static char *find(const char *text, size_t size, const char *part, size_t part_size) {
+  for (; size >= part_size; text++, size--)
+    if (memcmp(text, part, part_size) == 0)
+      return (char *)text;
+  return NULL;
+}
+
 /* libcurl's default, spelled out. NULL: no memory. */
 static char *with_scheme(weft_http_text text) {
   size_t room = text.size + sizeof "http://";
   char *url = weft_malloc(room);
-  if (url && !(text.size && memmem(text.bytes, text.size, "://", 3)))
+  if (url && !(find(text.bytes, text.size, "://", 3)))
     snprintf(url, room, "http://%.*s", (int)text.size, text.bytes);
   else if (url)
     snprintf(url, room, "%.*s", (int)text.size, text.bytes);
@@ -69,6 +77,6 @@ void weft_http_proxy_redact(const weft_http_transfer *transfer, char *text) {
     return;
   redact_quote(text);
   size_t size = (size_t)(end - start), left = strlen(text);
-  for (char *at = text; (at = memmem(at, left - (size_t)(at - text), start, size)); at += size)
+  for (char *at = text; (at = find(at, left - (size_t)(at - text), start, size)); at += size)
     memset(at, '*', size);
 }

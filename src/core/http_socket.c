@@ -22,7 +22,7 @@
 #include "platform.h"
 
 #include <errno.h>
-#include <sys/epoll.h>
+#include <poll.h>
 #include <unistd.h>
 
 enum { FIRST_SOCKETS = 64 };
@@ -30,8 +30,8 @@ enum { FIRST_SOCKETS = 64 };
 typedef struct socket_entry {
   uint8_t is_ours;
   uint8_t has_read;   /* libcurl has waited for input: it is connected */
-  uint8_t wanted;     /* epoll events that libcurl waits for */
-  uint8_t registered; /* epoll events that the loop watches */
+  uint8_t wanted;     /* events that libcurl waits for */
+  uint8_t registered; /* events that the loop watches */
 } socket_entry;
 
 static socket_entry *sockets; /* by descriptor */
@@ -83,11 +83,11 @@ static void on_ready(int fd, uint32_t events, void *arg) {
     ignore_idle(fd, entry);
     return;
   }
-  if (events & EPOLLIN)
+  if (events & POLLIN)
     mask |= CURL_CSELECT_IN;
-  if (events & EPOLLOUT)
+  if (events & POLLOUT)
     mask |= CURL_CSELECT_OUT;
-  if (events & (EPOLLERR | EPOLLHUP))
+  if (events & (POLLERR | POLLHUP))
     mask |= CURL_CSELECT_ERR | CURL_CSELECT_IN;
   weft_http_mark(shard);
   curl_multi_socket_action(shard->multi, fd, mask, &running);
@@ -103,12 +103,12 @@ static void doom_owner(CURL *easy, int error) {
 }
 
 static uint8_t events_of(int what) {
-  return (uint8_t)((what & CURL_POLL_IN ? EPOLLIN : 0) | (what & CURL_POLL_OUT ? EPOLLOUT : 0));
+  return (uint8_t)((what & CURL_POLL_IN ? POLLIN : 0) | (what & CURL_POLL_OUT ? POLLOUT : 0));
 }
 
 /* Which events to watch for the ones that libcurl wants: input stays when it wants none. */
 static uint8_t to_register(const socket_entry *entry) {
-  return entry->wanted ? entry->wanted : entry->registered & EPOLLIN;
+  return entry->wanted ? entry->wanted : entry->registered & POLLIN;
 }
 
 static void disown(int fd) {
@@ -128,7 +128,7 @@ int weft_http_on_socket(CURL *easy, curl_socket_t fd, int what, void *shard, voi
     return 0;
   }
   if (entry) {
-    entry->has_read |= events & EPOLLIN;
+    entry->has_read |= events & POLLIN;
     entry->wanted = events;
     events = to_register(entry);
     if (events == entry->registered)
@@ -168,8 +168,7 @@ curl_socket_t weft_http_open_socket(void *arg, curlsocktype purpose,
   weft_http_slot *slot = arg;
   (void)purpose;
   weft_http_lane_knows(slot->transfer);
-  int type = address->socktype | SOCK_CLOEXEC | SOCK_NONBLOCK;
-  int fd = socket(address->family, type, address->protocol);
+  int fd = weft_fd_socket(address->family, address->socktype, address->protocol);
   int error = fd < 0 ? errno : adopt(fd, slot->shard);
   if (!error)
     return fd;

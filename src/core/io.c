@@ -1,6 +1,6 @@
 /* io.c: the I/O thread.
  *
- * Owns the epoll and event descriptors, the table of watched descriptors and the list of posted
+ * Owns the poller, the table of watched descriptors and the list of posted
  * jobs. One thread runs the loop; any thread posts, wakes, starts. Invariant: whatever is posted or
  * started before weft_io_wake returns is seen by the next turn of the loop.
  *
@@ -9,35 +9,34 @@
 #include "io.h"
 
 #include "census.h"
+#include "clock.h"
 #include "mem.h"
 #include "platform.h"
+#include "poller.h"
 #include "timer.h"
 
 #include <errno.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/eventfd.h>
-#include <sys/syscall.h>
-#include <time.h>
-#include <unistd.h>
 
 enum { EVENTS_PER_TURN = 32, FIRST_WATCHES = 64 };
 
 typedef struct watch {
   void (*ready)(int fd, uint32_t events, void *arg);
   void *arg;
-  uint32_t events; /* as registered with epoll; 0: not */
+  uint32_t events; /* as the poller was told; 0: it does not know the descriptor */
 } watch;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 /* guarded by lock */
 static weft_io_job *jobs_head, *jobs_tail;
 static int is_running, is_stopping;
-static pthread_t thread; /* valid while is_running */
+static pthread_t thread;    /* valid while is_running */
+static weft_parker stopper; /* who waits for its end */
+static _Atomic int has_ended;
 /* written under lock before the thread starts, constant while it runs */
-static int epoll_fd = -1, wake_fd = -1;
+static weft_poller *poller;
 static _Atomic uint32_t process_plus_one; /* in which process the thread runs; 0: in none yet */
-static _Atomic int is_asleep;             /* the loop is, or is about to be, in epoll_wait */
+static _Atomic int is_asleep;             /* the loop is, or is about to be, in the poller */
 /* the I/O thread's own */
 static watch *watches;
 static int watch_capacity;
@@ -60,11 +59,8 @@ static void after_fork_in_child(void) {
   pthread_mutex_init(&lock, NULL);
   jobs_head = jobs_tail = NULL;
   is_running = is_stopping = 0;
-  if (epoll_fd >= 0) /* shared with the parent: closing our copy does not disturb it */
-    close(epoll_fd);
-  if (wake_fd >= 0)
-    close(wake_fd);
-  epoll_fd = wake_fd = -1;
+  weft_poller_abandon(poller);
+  poller = NULL;
   watches = NULL; /* the parent's thread may have been changing it: it is left alone */
   watch_capacity = 0;
   hooks = NULL;
@@ -79,34 +75,10 @@ static void register_fork_handlers(void) {
 
 /* ---- the loop ---- */
 
-static int wait_for_events(struct epoll_event *events, uint64_t ns) {
-  struct timespec left = {0, 0}, *timeout = NULL;
-  if (ns != WEFT_NEVER_NS) {
-    left = (struct timespec){(time_t)(ns / 1000000000u), (long)(ns % 1000000000u)};
-    timeout = &left;
-  }
-#ifdef SYS_epoll_pwait2
-  static int has_pwait2 = 1;
-  if (has_pwait2) {
-    int count = (int)syscall(SYS_epoll_pwait2, epoll_fd, events, EVENTS_PER_TURN, timeout, NULL, 0);
-    if (count >= 0 || errno != ENOSYS)
-      return count;
-    has_pwait2 = 0;
-  }
-#endif
-  int64_t ms = timeout ? (int64_t)left.tv_sec * 1000 + (left.tv_nsec + 999999) / 1000000 : -1;
-  return epoll_wait(epoll_fd, events, EVENTS_PER_TURN, ms > 1000000 ? 1000000 : (int)ms);
-}
-
-static void dispatch(const struct epoll_event *event) {
-  int fd = event->data.fd;
-  uint64_t count;
-  if (fd == wake_fd) {
-    if (read(wake_fd, &count, sizeof count) < 0)
-      return;
-  } else if (fd < watch_capacity && watches[fd].ready) {
+static void dispatch(const weft_poller_event *event) {
+  int fd = (int)(intptr_t)event->tag;
+  if (fd < watch_capacity && watches[fd].ready)
     watches[fd].ready(fd, event->events, watches[fd].arg);
-  }
 }
 
 static weft_io_job *take_jobs(int *stop) {
@@ -142,11 +114,11 @@ static int has_jobs(void) {
 /* Says that it sleeps before it looks for the last time, so that no wake is lost. Whoever takes
  * that word back has counted this thread in; when it does not sleep at all, that was once too
  * often. */
-static int sleep_for_events(struct epoll_event *events) {
+static int sleep_for_events(weft_poller_event *events) {
   atomic_store(&is_asleep, 1);
   uint64_t left_ns = has_jobs() ? 0 : weft_timers_left_ns();
   int sleeps = left_ns > 0 && !weft_census_sleep_or_act();
-  int count = wait_for_events(events, sleeps ? left_ns : 0);
+  int count = weft_poller_wait(poller, events, EVENTS_PER_TURN, sleeps ? left_ns : 0);
   int nobody_woke_it = atomic_exchange(&is_asleep, 0);
   if (sleeps && nobody_woke_it)
     weft_census_wake();
@@ -156,7 +128,7 @@ static int sleep_for_events(struct epoll_event *events) {
 }
 
 static void io_main(void *unused) {
-  struct epoll_event events[EVENTS_PER_TURN];
+  weft_poller_event events[EVENTS_PER_TURN];
   int stop = 0;
   (void)unused;
   while (!stop) {
@@ -168,36 +140,21 @@ static void io_main(void *unused) {
     run_hooks();
   }
   weft_census_leave();
+  atomic_store(&has_ended, 1);
+  weft_parker_unpark(&stopper);
 }
 
 /* ---- start, wake, post ---- */
 
-static int open_descriptors(void) {
-  if (epoll_fd >= 0)
-    return 0;
-  struct epoll_event event = {.events = EPOLLIN};
-  epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-  wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-  event.data.fd = wake_fd;
-  if (epoll_fd >= 0 && wake_fd >= 0 && epoll_ctl(epoll_fd, EPOLL_CTL_ADD, wake_fd, &event) == 0)
-    return 0;
-  int error = errno;
-  if (epoll_fd >= 0)
-    close(epoll_fd);
-  if (wake_fd >= 0)
-    close(wake_fd);
-  epoll_fd = wake_fd = -1;
-  return error;
-}
-
 static int start_locked(void) {
   if (is_running)
     return 0;
-  int rc = open_descriptors();
-  if (rc)
-    return rc;
+  if (!poller && !(poller = weft_poller_open()))
+    return errno;
+  weft_parker_init(&stopper, 0);
+  atomic_store(&has_ended, 0);
   weft_census_enter();
-  rc = weft_thread_start_joinable(io_main, NULL, "weft-io", &thread);
+  int rc = weft_thread_start_joinable(io_main, NULL, "weft-io", &thread);
   if (rc) {
     weft_census_withdraw();
     return rc;
@@ -220,12 +177,10 @@ int weft_io_start(void) {
 }
 
 void weft_io_wake(void) {
-  uint64_t one = 1;
   if (!atomic_exchange(&is_asleep, 0))
     return;
   weft_census_wake();
-  if (write(wake_fd, &one, sizeof one) < 0)
-    return; /* the counter is full: the loop is awake */
+  weft_poller_wake(poller);
 }
 
 void weft_io_post(weft_io_job *job) {
@@ -259,24 +214,20 @@ int weft_io_watch(int fd, uint32_t events, void (*ready)(int, uint32_t, void *),
   if (fd >= watch_capacity && grow_watches(fd) != 0)
     return ENOMEM;
   watch *entry = &watches[fd];
-  struct epoll_event event = {.events = events, .data.fd = fd};
-  int operation = !entry->events ? EPOLL_CTL_ADD : events ? EPOLL_CTL_MOD : EPOLL_CTL_DEL;
   int rc = 0;
-  if (entry->events != events)
-    rc = epoll_ctl(epoll_fd, operation, fd, &event);
-  if (rc < 0 && errno == EEXIST)
-    rc = epoll_ctl(epoll_fd, EPOLL_CTL_MOD, fd, &event);
-  else if (rc < 0 && errno == ENOENT && events)
-    rc = epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event);
-  *entry = (watch){ready, arg, rc < 0 ? 0 : events};
-  return rc < 0 ? errno : 0;
+  if (events && events != entry->events)
+    rc = weft_poller_set(poller, fd, entry->events != 0, events, (void *)(intptr_t)fd);
+  else if (!events && entry->events)
+    weft_poller_forget(poller, fd);
+  *entry = (watch){ready, arg, rc ? 0 : events};
+  return rc;
 }
 
 void weft_io_forget(int fd) {
   if (fd >= watch_capacity)
     return;
   if (watches[fd].events)
-    epoll_ctl(epoll_fd, EPOLL_CTL_DEL, fd, NULL);
+    weft_poller_forget(poller, fd);
   watches[fd] = (watch){NULL, NULL, 0};
 }
 
@@ -286,11 +237,7 @@ void weft_io_after_turn(weft_io_job *hook) {
 }
 
 int weft_io_stop(uint32_t timeout_ms) {
-  struct timespec until;
-  clock_gettime(CLOCK_REALTIME, &until);
-  until.tv_nsec += (long)timeout_ms % 1000 * 1000000;
-  until.tv_sec += timeout_ms / 1000 + until.tv_nsec / 1000000000;
-  until.tv_nsec %= 1000000000;
+  uint64_t until_ns = weft_clock_real_ns() + timeout_ms * (uint64_t)1000000;
   pthread_mutex_lock(&lock);
   is_stopping = 1;
   int must_join = is_running;
@@ -299,6 +246,10 @@ int weft_io_stop(uint32_t timeout_ms) {
   if (!must_join)
     return 1;
   weft_io_wake();
-  /* joined, so that what other libraries free as a thread ends is done before they are shut down */
-  return pthread_timedjoin_np(thread, NULL, &until) == 0;
+  while (!atomic_load(&has_ended) && weft_clock_real_ns() < until_ns)
+    weft_parker_park(&stopper, until_ns);
+  if (!atomic_load(&has_ended))
+    return 0;
+  /* so that what other libraries free as a thread ends is done before they are shut down */
+  return pthread_join(thread, NULL) == 0;
 }

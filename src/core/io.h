@@ -1,4 +1,4 @@
-/* io.h: the I/O thread: one epoll loop that runs timers, sockets and posted jobs.
+/* io.h: the I/O thread: one loop that runs timers, sockets and posted jobs.
  *
  * Functions marked [I/O] are called on the I/O thread only; the others from any thread.
  */
@@ -22,7 +22,7 @@ void weft_io_wake(void);
  * thread must have been started. */
 void weft_io_post(weft_io_job *job);
 
-/* [I/O] Calls ready(fd, epoll events, arg) when `fd` is ready; replaces what was set for it before.
+/* [I/O] Calls ready(fd, events of poll, arg) when `fd` is ready; replaces what was set for it before.
  * events 0 takes it out. Returns 0 or an errno value. */
 int weft_io_watch(int fd, uint32_t events, void (*ready)(int fd, uint32_t events, void *arg),
                   void *arg);

@@ -23,7 +23,7 @@ static pthread_once_t handler_once = PTHREAD_ONCE_INIT;
 static struct sigaction previous_handler;
 
 /* Static TLS: the handler must not allocate. */
-static __thread weft_worker *this_worker __attribute__((tls_model("initial-exec")));
+static WEFT_HANDLER_LOCAL weft_worker *this_worker;
 
 static void on_signal(int signal, siginfo_t *info, void *context) {
   weft_worker *worker = this_worker;

@@ -1,4 +1,4 @@
-/* platform.c: threads, parking, processors and forks on Linux.
+/* platform.c: threads, parking and forks, as far as POSIX tells.
  *
  * Owns the count of live threads and the fork generation. Any thread enters. Invariant: a parker's
  * state is PARKED only while its owner sleeps or is about to, so an unpark makes a system call
@@ -7,18 +7,13 @@
 #include "platform.h"
 
 #include "census.h"
-#include "clock.h"
 #include "mem.h"
 
 #include <errno.h>
-#include <linux/futex.h>
-#include <poll.h>
-#include <sched.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 static _Atomic uint32_t threads_live;
@@ -41,7 +36,7 @@ typedef struct thread_start {
 static void *thread_main(void *arg) {
   thread_start start = *(thread_start *)arg;
   weft_free(arg);
-  pthread_setname_np(pthread_self(), start.name);
+  weft_thread_set_name(start.name);
   start.main(start.arg);
   atomic_fetch_sub(&threads_live, 1);
   return NULL;
@@ -52,6 +47,12 @@ static int start_injected_failure(void) {
   return left != 0 && atomic_fetch_sub(&thread_fail_countdown, 1) == 1;
 }
 
+static void ask_for_stack(pthread_attr_t *attributes) {
+  size_t size;
+  if (pthread_attr_getstacksize(attributes, &size) == 0 && size < WEFT_MIN_STACK_SIZE)
+    pthread_attr_setstacksize(attributes, WEFT_MIN_STACK_SIZE);
+}
+
 static int create(thread_start *start, pthread_t *thread, int detach_state) {
   pthread_attr_t attributes;
   sigset_t all, before;
@@ -59,6 +60,7 @@ static int create(thread_start *start, pthread_t *thread, int detach_state) {
     return EAGAIN;
   pthread_attr_init(&attributes);
   pthread_attr_setdetachstate(&attributes, detach_state);
+  ask_for_stack(&attributes);
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
   atomic_fetch_add(&threads_live, 1);
@@ -102,13 +104,18 @@ void weft_thread_fail_at(uint64_t nth) {
   atomic_store(&thread_fail_countdown, nth);
 }
 
-uint32_t weft_cpu_count(void) {
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 0)
-    return (uint32_t)CPU_COUNT(&set);
-  long count = sysconf(_SC_NPROCESSORS_ONLN);
-  return count > 0 ? (uint32_t)count : 1;
+/* glibc has a function of its own by this name, which returns the text. */
+const char *weft_errno_text(int number, char *buffer, size_t size) {
+#if defined(__GLIBC__) && defined(_GNU_SOURCE)
+  return strerror_r(number, buffer, size);
+#else
+  if (strerror_r(number, buffer, size) != 0)
+    snprintf(buffer, size, "error %d", number);
+  return buffer;
+#endif
 }
+
+/* ---- forks ---- */
 
 /* Leaves: nobody who holds one of them waits for another, so any order will do. */
 static void before_fork(void) {
@@ -163,51 +170,37 @@ void weft_process_hold_lock(pthread_mutex_t *lock) {
 enum { EMPTY, PARKED, ASLEEP, NOTIFIED }; /* ASLEEP: parked, and not counted as awake */
 
 int weft_parker_init(weft_parker *parker, int interruptible) {
+  int bell[2] = {-1, -1};
+  int rc = interruptible ? weft_fd_bell(bell) : 0;
   atomic_init(&parker->state, EMPTY);
-  parker->fd = -1;
   parker->is_party = 0;
-  if (interruptible) {
-    parker->fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    if (parker->fd < 0)
-      return errno;
-  }
-  return 0;
+  parker->sleep_fd = bell[0];
+  parker->fd = bell[1];
+  return rc < 0 ? errno : 0;
 }
 
-static struct timespec *time_left(uint64_t until_ns, struct timespec *left) {
-  if (until_ns == WEFT_NEVER_NS)
-    return NULL;
-  uint64_t now_ns = weft_clock_real_ns();
-  uint64_t ns = until_ns > now_ns ? until_ns - now_ns : 0;
-  left->tv_sec = (time_t)(ns / 1000000000u);
-  left->tv_nsec = (long)(ns % 1000000000u);
-  return left;
-}
-
-static int sleep_on_fd(weft_parker *parker, const struct timespec *left) {
-  struct pollfd poll_fd = {.fd = parker->fd, .events = POLLIN};
-  uint64_t count;
-  int rc = ppoll(&poll_fd, 1, left, NULL);
+static int sleep_on_fd(weft_parker *parker, uint64_t until_ns) {
+  struct pollfd poll_fd = {.fd = parker->sleep_fd, .events = POLLIN};
+  char bytes[64];
+  int rc = weft_fd_poll(&poll_fd, 1, until_ns);
   if (rc < 0)
     return errno == EINTR;
-  if (rc > 0 && read(parker->fd, &count, sizeof count) < 0)
-    return 0; /* another unpark took the byte: state tells */
+  if (rc > 0 && read(parker->sleep_fd, bytes, sizeof bytes) < 0)
+    return 0; /* nothing was there: state tells */
   return 0;
 }
 
 int weft_parker_park(weft_parker *parker, uint64_t until_ns) {
-  struct timespec left;
   uint32_t expected = EMPTY;
   uint32_t asleep = parker->is_party && until_ns == WEFT_NEVER_NS ? ASLEEP : PARKED;
   int interrupted = 0;
   if (atomic_compare_exchange_strong(&parker->state, &expected, asleep)) {
     if (asleep == ASLEEP)
       weft_census_sleep();
-    struct timespec *timeout = time_left(until_ns, &left);
     if (parker->fd >= 0)
-      interrupted = sleep_on_fd(parker, timeout);
+      interrupted = sleep_on_fd(parker, until_ns);
     else
-      syscall(SYS_futex, &parker->state, FUTEX_WAIT_PRIVATE, asleep, timeout, NULL, 0);
+      weft_word_sleep(&parker->state, asleep, until_ns);
   }
   if (atomic_exchange(&parker->state, EMPTY) == ASLEEP)
     weft_census_wake(); /* nobody woke it */
@@ -222,7 +215,7 @@ void weft_parker_unpark(weft_parker *parker) {
     return;
   uint64_t one = 1;
   if (parker->fd < 0)
-    syscall(SYS_futex, &parker->state, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+    weft_word_wake(&parker->state);
   else if (write(parker->fd, &one, sizeof one) < 0)
     return; /* the counter is full: the sleeper is awake already */
 }

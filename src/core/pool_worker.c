@@ -16,9 +16,6 @@
 #include "platform.h"
 
 #include <string.h>
-#include <sys/resource.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 enum { LEAN_TAKES = 4, GATHER_PAUSES = 24 };
 
@@ -82,11 +79,8 @@ static void worker_main(void *arg) {
   weft_error *error = NULL;
   worker->thread = pthread_self();
   if (worker->pool->nice) {
-    id_t self = (id_t)syscall(SYS_gettid);
-    int nice =
-        getpriority(PRIO_PROCESS, (id_t)getpid()); /* not ours: another worker may have made us */
     weft_io_start(); /* else a task may start it, and it would inherit our priority for good */
-    setpriority(PRIO_PROCESS, self, nice + worker->pool->nice);
+    weft_thread_set_nice(worker->pool->nice);
   }
   worker->state = runtime->open(worker, &error);
   if (worker->state) {

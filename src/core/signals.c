@@ -15,10 +15,8 @@
 #include "platform.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/epoll.h>
 #include <unistd.h>
 
 enum { LARGEST_SIGNAL = 64 };
@@ -127,7 +125,7 @@ static void on_readable(int fd, uint32_t events, void *arg) {
 }
 
 static void start_watching(weft_io_job *job) {
-  weft_io_watch(pipe_out, EPOLLIN, on_readable, NULL);
+  weft_io_watch(pipe_out, POLLIN, on_readable, NULL);
   weft_free(job);
 }
 
@@ -137,7 +135,7 @@ static int open_pipe(void) {
   if (is_pipe_ours())
     return 0;
   weft_io_job *watch = weft_calloc(1, sizeof *watch);
-  if (!watch || weft_io_start() != 0 || pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0) {
+  if (!watch || weft_io_start() != 0 || weft_fd_pipe(ends) != 0) {
     weft_free(watch);
     return -1;
   }

@@ -102,8 +102,8 @@ static buffer *take_buffer(void) {
   pthread_mutex_lock(&list_lock);
   buffer *found = find_free();
   if (found) {
-    pthread_getname_np(pthread_self(), found->thread_name, sizeof found->thread_name);
-    found->thread_id = (long)gettid();
+    weft_thread_get_name(found->thread_name);
+    found->thread_id = (long)weft_thread_number();
   }
   pthread_mutex_unlock(&list_lock);
   if (found)

@@ -9,15 +9,12 @@
 #include "buf.h"
 #include "http.h"
 #include "objects.h"
+#include "platform.h"
 #include "sight.h"
 #include "signals.h"
 #include "state.h"
 
-#include <dirent.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 void weft_note_object(lua_State *L, const void *object, const char *kind) {
   char where[WEFT_POSITION_SIZE];
@@ -79,17 +76,27 @@ static int ledger_list(lua_State *L) {
   return rc == 0 ? 1 : lua_error(L);
 }
 
+/* Each is its number and what it leads to, with a zero. */
+static void add_descriptor(int fd, const char *target, void *arg) {
+  weft_buf *list = arg;
+  size_t before = list->size;
+  if (weft_signals_own(fd))
+    return;
+  if (weft_buf_append(list, &fd, sizeof fd) != WEFT_BUF_OK ||
+      weft_buf_append(list, target, strlen(target) + 1) != WEFT_BUF_OK)
+    list->size = before;
+}
+
 static int push_descriptors(lua_State *L) {
-  DIR *folder = lua_touserdata(L, 1);
-  char target[256];
+  const weft_buf *list = lua_touserdata(L, 1);
   lua_newtable(L);
-  for (struct dirent *entry; (entry = readdir(folder));) {
-    int fd = atoi(entry->d_name);
-    ssize_t size = readlinkat(dirfd(folder), entry->d_name, target, sizeof target);
-    if (size <= 0 || fd == dirfd(folder) || weft_signals_own(fd))
-      continue;
-    lua_pushlstring(L, target, (size_t)size);
+  for (size_t at = 0; at < list->size;) {
+    const char *target = (const char *)list->data + at + sizeof(int);
+    int fd;
+    memcpy(&fd, list->data + at, sizeof fd);
+    lua_pushstring(L, target);
     lua_rawseti(L, -2, fd);
+    at += sizeof fd + strlen(target) + 1;
   }
   return 1;
 }
@@ -101,13 +108,15 @@ static int push_descriptors(lua_State *L) {
  * @treturn table by number: what each leads to
  */
 static int descriptors(lua_State *L) {
-  DIR *folder = opendir("/proc/self/fd");
-  if (!folder)
-    return luaL_error(L, "/proc/self/fd cannot be read");
+  weft_buf list;
+  weft_buf_init(&list, 0);
+  int error = weft_fd_each(add_descriptor, &list);
   lua_pushcfunction(L, push_descriptors);
-  lua_pushlightuserdata(L, folder);
+  lua_pushlightuserdata(L, &list);
   int rc = lua_pcall(L, 1, 1, 0);
-  closedir(folder);
+  weft_buf_free(&list);
+  if (error)
+    return luaL_error(L, "open descriptors cannot be listed: %s", strerror(error));
   return rc == 0 ? 1 : lua_error(L);
 }
 

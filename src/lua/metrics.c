@@ -11,6 +11,7 @@
 #include "errors.h"
 #include "http.h"
 #include "outcome.h"
+#include "platform.h"
 #include "roster.h"
 #include "state.h"
 #include "stats.h"
@@ -19,7 +20,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 enum { POOLS_FIRST = 32 }; /* there is room for so many at first */
 
@@ -125,17 +125,6 @@ static void read_schedulers(lua_State *L, numbers *all) {
   merge_names(all);
 }
 
-static uint64_t resident_bytes(void) {
-  unsigned long size = 0, resident = 0;
-  FILE *file = fopen("/proc/self/statm", "re");
-  if (!file)
-    return 0;
-  if (fscanf(file, "%lu %lu", &size, &resident) != 2)
-    resident = 0;
-  fclose(file);
-  return (uint64_t)resident * (uint64_t)sysconf(_SC_PAGESIZE);
-}
-
 /* Pushes one value, which keeps what is in `all`. */
 static void read_numbers(weft_state *state, lua_State *L, numbers *all) {
   atomic_store_explicit(&state->scheduler.lua_kib, (uint32_t)lua_gc(L, LUA_GCCOUNT, 0),
@@ -144,7 +133,7 @@ static void read_numbers(weft_state *state, lua_State *L, numbers *all) {
   weft_stats_read(&all->objects);
   weft_http_stats_read(&all->http);
   weft_outcome_counts(&all->failed, &all->canceled);
-  all->resident_bytes = resident_bytes();
+  all->resident_bytes = weft_process_resident_bytes();
 }
 
 /* ---- as tables ---- */
@@ -191,7 +180,8 @@ void weft_add_stats(weft_state *state, lua_State *L) {
   set_number(L, "failed", all.http.failed);
   lua_setfield(L, -2, "http");
   lua_createtable(L, 0, 2);
-  set_number(L, "resident", all.resident_bytes);
+  if (all.resident_bytes)
+    set_number(L, "resident", all.resident_bytes);
   set_number(L, "lua", all.lua_bytes);
   lua_setfield(L, -2, "memory");
   lua_remove(L, -2);
@@ -304,8 +294,9 @@ static void add_metrics(weft_buf *text, const numbers *all) {
   add_one(text, "weft_threads", "gauge", "Native threads of weft.", all->objects.threads);
   add_one(text, "weft_threads_awake", "gauge", "Threads that do not sleep, the script's too.",
           weft_census_awake());
-  add_one(text, "weft_memory_resident_bytes", "gauge", "Memory of the process.",
-          all->resident_bytes);
+  if (all->resident_bytes)
+    add_one(text, "weft_memory_resident_bytes", "gauge", "Memory of the process.",
+            all->resident_bytes);
   add_one(text, "weft_memory_lua_bytes", "gauge",
           "Memory of Lua states, of each when it was last idle.", all->lua_bytes);
 }

@@ -135,7 +135,7 @@ static int is_error(lua_State *L) {
  * the process, with `live`, `parked`, and the counters `done`, `failed`, `canceled`; `by_pool`: for
  * each name of a pool with threads `threads`, `max_threads`, `idle`, `queued`, `tasks`, `parked`;
  * `http`: `in_flight`, `queued`, `sockets`, and the counters `started`, `failed`; `memory`, in
- * bytes: `resident`, and `lua`, of the Lua states, each as of when it was last idle
+ * bytes: `resident` (where the system tells), and `lua`, of the Lua states, each as of when it was last idle
  */
 static int stats(lua_State *L) {
   weft_state *state = WEFT_STATE(L);

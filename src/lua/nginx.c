@@ -18,7 +18,6 @@
 
 #include <dlfcn.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -211,7 +210,7 @@ static int open_listener(meeting *self) {
   self->address = (struct sockaddr_un){.sun_family = AF_UNIX};
   strcpy(self->address.sun_path, self->folder);
   strcat(self->address.sun_path, "/w");
-  int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  int fd = weft_fd_socket(AF_UNIX, SOCK_STREAM, 0);
   if (fd >= 0 && bind(fd, (void *)&self->address, sizeof self->address) == 0 &&
       listen(fd, 1) == 0) {
     self->listener = fd;
@@ -248,12 +247,10 @@ static int host_listen(lua_State *L) {
 /* The folder is private to this user; processes of the same user are turned away. */
 static int accept_own(int listener) {
   for (;;) {
-    struct ucred peer;
-    socklen_t size = sizeof peer;
-    int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    int fd = weft_fd_accept(listener);
     if (fd < 0)
       return -1;
-    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && peer.pid == getpid())
+    if (weft_fd_peer_is_own(fd))
       return fd;
     close(fd);
   }
@@ -264,7 +261,7 @@ static int adopt(weft_parker *parker, int fd) {
     parker->fd = fd; /* no sender reads it before the parker is first armed */
     return 1;
   }
-  int rc = dup3(fd, parker->fd, O_CLOEXEC);
+  int rc = weft_fd_replace(fd, parker->fd);
   close(fd);
   return rc >= 0;
 }

@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <math.h>
 #include <stddef.h>
-#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -37,7 +36,7 @@ struct weft_model_conn {
   weft_model_conn *next, **link; /* of loop->conns; *link == this */
   weft_model_timer timer;
   int fd;
-  uint32_t interest; /* the events that epoll reports */
+  uint32_t interest; /* the events that the poller tells */
   phase phase;
   bool peer_closed; /* the client sends no more */
   bool in_flight;   /* a request is counted as such */
@@ -70,9 +69,8 @@ static void unlink_conn(weft_model_conn *conn) {
 
 int weft_model_conn_open(weft_model_loop *loop, int fd) {
   weft_model_conn *conn = weft_calloc(1, sizeof *conn);
-  struct epoll_event event = {.events = EPOLLIN, .data.ptr = conn};
   if (!conn || weft_model_timers_reserve(&loop->timers, loop->conn_count + 1) != 0 ||
-      epoll_ctl(loop->epoll_fd, EPOLL_CTL_ADD, fd, &event) != 0) {
+      weft_poller_set(loop->poller, fd, 0, POLLIN, conn) != 0) {
     weft_free(conn);
     close(fd);
     return -1;
@@ -80,7 +78,7 @@ int weft_model_conn_open(weft_model_loop *loop, int fd) {
   conn->loop = loop;
   conn->fd = fd;
   conn->number = ++loop->accepted;
-  conn->interest = EPOLLIN;
+  conn->interest = POLLIN;
   weft_buf_init(&conn->input, 0);
   weft_http_parser_init(&conn->parser);
   link_conn(conn);
@@ -100,8 +98,8 @@ void weft_model_conn_close(weft_model_conn *conn) {
   unlink_conn(conn);
   weft_model_timer_clear(&conn->loop->timers, &conn->timer);
   weft_model_record_closed(conn->loop->record); /* first: whoever sees the end sees the count */
-  /* Closing alone leaves epoll watching while a process that was just forked holds a copy. */
-  epoll_ctl(conn->loop->epoll_fd, EPOLL_CTL_DEL, conn->fd, NULL);
+  /* Closing alone may leave it watched while a process that was just forked holds a copy. */
+  weft_poller_forget(conn->loop->poller, conn->fd);
   close(conn->fd);
   weft_buf_free(&conn->input);
   weft_http_parser_free(&conn->parser);
@@ -263,7 +261,7 @@ static bool read_request(weft_model_conn *conn) {
 }
 
 /* Goes on as far as it can without waiting. A long answer to a fast reader lets others in between:
- * the socket still has room then, so epoll reports it at once. */
+ * the socket still has room then, so the poller tells it at once. */
 static void advance(weft_model_conn *conn) {
   bool more = true;
   for (int sent = 0; more && sent < SENDS_AT_ONCE;) {
@@ -299,31 +297,30 @@ static void read_input(weft_model_conn *conn) {
 /* Events -------------------------------------------------------------------------------------- */
 
 static uint32_t wanted_events(const weft_model_conn *conn) {
-  uint32_t wanted = conn->phase == SENDING ? EPOLLOUT : 0;
+  uint32_t wanted = conn->phase == SENDING ? POLLOUT : 0;
   bool room =
       conn->phase == READING || conn->phase == DRAINING || conn->input.size < READ_AHEAD_MAX;
   if (room && !conn->peer_closed)
-    wanted |= EPOLLIN;
+    wanted |= POLLIN;
   return wanted;
 }
 
-/* Ends each entry: tells epoll what to wait for, or frees the connection. */
+/* Ends each entry: tells the poller what to wait for, or frees the connection. */
 static void settle(weft_model_conn *conn) {
   uint32_t wanted = wanted_events(conn);
   if (conn->phase != CLOSED && wanted != conn->interest) {
-    struct epoll_event event = {.events = wanted, .data.ptr = conn};
-    conn->interest = wanted;
-    if (epoll_ctl(conn->loop->epoll_fd, EPOLL_CTL_MOD, conn->fd, &event) != 0)
+    if (weft_poller_set(conn->loop->poller, conn->fd, 1, wanted, conn) != 0)
       conn->phase = CLOSED;
+    conn->interest = wanted;
   }
   if (conn->phase == CLOSED)
     weft_model_conn_close(conn);
 }
 
 void weft_model_conn_event(weft_model_conn *conn, uint32_t events) {
-  if (events & (EPOLLERR | EPOLLHUP))
+  if (events & (POLLERR | POLLHUP))
     conn->phase = CLOSED;
-  else if (events & EPOLLIN)
+  else if (events & POLLIN)
     read_input(conn);
   if (conn->phase != CLOSED)
     advance(conn);

@@ -5,6 +5,7 @@
 #ifndef WEFT_TESTING_MODEL_CONN_H
 #define WEFT_TESTING_MODEL_CONN_H
 
+#include "../core/poller.h"
 #include "model_http.h"
 #include "model_record.h"
 #include "model_reply.h"
@@ -14,7 +15,7 @@ typedef struct weft_model_conn weft_model_conn;
 
 /* What all connections of a server share. */
 typedef struct weft_model_loop {
-  int epoll_fd;
+  weft_poller *poller;        /* owned by the server */
   weft_model_record *record;  /* not owned */
   weft_model_replier replier; /* owned */
   weft_model_timers timers;   /* owned */
@@ -29,7 +30,7 @@ enum { WEFT_MODEL_READ_SIZE = 64 * 1024 };
 /* Takes a fresh non-blocking socket and owns it. Returns 0, or -1 when there is no memory: the
  * socket is closed then. */
 int weft_model_conn_open(weft_model_loop *loop, int fd);
-/* Goes on after epoll reported `events`; may free the connection. */
+/* Goes on after the poller told `events`; may free the connection. */
 void weft_model_conn_event(weft_model_conn *conn, uint32_t events);
 /* Goes on after the timer of a connection was due; may free the connection. */
 void weft_model_conn_timer(weft_model_timer *timer);

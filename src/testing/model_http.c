@@ -145,7 +145,9 @@ static int read_request_line(weft_http_parser *parser, line at) {
   if (at.size == 0)
     return WEFT_HTTP_MORE; /* some clients send an empty line first */
   const char *space = memchr(at.text, ' ', at.size);
-  const char *last = memrchr(at.text, ' ', at.size);
+  const char *last = at.text + at.size;
+  while (last > at.text && *--last != ' ') {
+  }
   if (!space || last <= space + 1 || space == at.text || memchr(at.text, '\0', at.size))
     return 400;
   size_t version_size = at.size - (size_t)(last + 1 - at.text);

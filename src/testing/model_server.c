@@ -1,8 +1,8 @@
-/* model_server.c: the life of a model server, and its epoll loop.
+/* model_server.c: the life of a model server, and its loop.
  *
  * Owns the thread, the listening socket and all parts of the server. The thread runs `serve`; the
  * functions of model_server.h run in any other thread and meet it only in the record, the script of
- * faults (each behind its own lock, never both), and the wake descriptor. Invariant: everything in
+ * faults (each behind its own lock, never both), and the poller's wake. Invariant: everything in
  * `loop` belongs to the server thread from its start until it was joined.
  */
 
@@ -13,19 +13,17 @@
 #include <math.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "../core/clock.h"
 #include "../core/mem.h"
+#include "../core/platform.h"
 #include "model_config.h"
 #include "model_conn.h"
 #include "model_fault.h"
@@ -45,7 +43,7 @@ struct weft_model_server {
   weft_model_loop loop;     /* the server thread's */
   pthread_t thread;
   bool running; /* the thread was started; belongs to the owner of the server */
-  int listen_fd, wake_fd;
+  int listen_fd;
   uint16_t port;
   bool accept_paused; /* no descriptors are left; the server thread's */
   _Atomic bool stopping;
@@ -53,15 +51,14 @@ struct weft_model_server {
 
 /* The loop ------------------------------------------------------------------------------------ */
 
-/* What epoll reports about; a connection is known by its own address. */
-static int watch(weft_model_server *server, int fd, void *what) {
-  struct epoll_event event = {.events = EPOLLIN, .data.ptr = what};
-  return epoll_ctl(server->loop.epoll_fd, EPOLL_CTL_ADD, fd, &event);
+/* Its tag is the server; that of a connection is the connection. */
+static int watch_listener(weft_model_server *server) {
+  return weft_poller_set(server->loop.poller, server->listen_fd, 0, POLLIN, server);
 }
 
 /* Out of descriptors or memory: the listener would report its queue again and again. */
 static void pause_accept(weft_model_server *server) {
-  epoll_ctl(server->loop.epoll_fd, EPOLL_CTL_DEL, server->listen_fd, NULL);
+  weft_poller_forget(server->loop.poller, server->listen_fd);
   server->accept_paused = true;
   weft_model_record_starved(&server->record);
 }
@@ -69,7 +66,7 @@ static void pause_accept(weft_model_server *server) {
 static void accept_all(weft_model_server *server) {
   static const int on = 1;
   for (int i = 0; i < ACCEPTS_AT_ONCE; i++) {
-    int fd = accept4(server->listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    int fd = weft_fd_accept(server->listen_fd);
     if (fd >= 0) {
       setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
       weft_model_conn_open(&server->loop, fd); /* on failure it was closed: the client sees it */
@@ -83,15 +80,16 @@ static void accept_all(weft_model_server *server) {
 }
 
 static void resume_accept(weft_model_server *server) {
-  if (server->accept_paused && watch(server, server->listen_fd, server) == 0)
+  if (server->accept_paused && watch_listener(server) == 0)
     server->accept_paused = false;
 }
 
-static int wait_events(weft_model_server *server, struct epoll_event *events) {
+static int wait_events(weft_model_server *server, weft_poller_event *events) {
   int timeout = weft_model_timers_timeout(&server->loop.timers);
   if (server->accept_paused && (timeout < 0 || timeout > ACCEPT_PAUSE_MS))
     timeout = ACCEPT_PAUSE_MS;
-  int count = epoll_wait(server->loop.epoll_fd, events, EVENTS_AT_ONCE, timeout);
+  uint64_t ns = timeout < 0 ? WEFT_NEVER_NS : (uint64_t)timeout * 1000000;
+  int count = weft_poller_wait(server->loop.poller, events, EVENTS_AT_ONCE, ns);
   resume_accept(server);
   return count;
 }
@@ -103,29 +101,27 @@ static void run_timers(weft_model_server *server) {
     weft_model_conn_timer(timer);
 }
 
-static void *serve(void *argument) {
+static void serve(void *argument) {
   weft_model_server *server = argument;
-  struct epoll_event events[EVENTS_AT_ONCE];
+  weft_poller_event events[EVENTS_AT_ONCE];
   while (!atomic_load(&server->stopping)) {
     int count = wait_events(server, events);
     for (int i = 0; i < count; i++) {
-      void *what = events[i].data.ptr;
-      if (what == server)
+      if (events[i].tag == server)
         accept_all(server);
-      else if (what != NULL) /* NULL: woken, to stop */
-        weft_model_conn_event(what, events[i].events);
+      else
+        weft_model_conn_event(events[i].tag, events[i].events);
     }
     run_timers(server);
   }
-  return NULL;
 }
 
 /* Start and stop ------------------------------------------------------------------------------ */
 
 static int failed(const char *what, char error[WEFT_MODEL_ERROR_SIZE]) {
   char reason[128];
-  /* the GNU strerror_r: returns the text, which may be elsewhere */
-  snprintf(error, WEFT_MODEL_ERROR_SIZE, "%s: %s", what, strerror_r(errno, reason, sizeof reason));
+  snprintf(error, WEFT_MODEL_ERROR_SIZE, "%s: %s", what,
+           weft_errno_text(errno, reason, sizeof reason));
   return -1;
 }
 
@@ -134,7 +130,7 @@ static int open_listener(weft_model_server *server, char error[WEFT_MODEL_ERROR_
   struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(server->config.port)};
   socklen_t size = sizeof address;
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  int fd = server->listen_fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+  int fd = server->listen_fd = weft_fd_socket(AF_INET, SOCK_STREAM, 0);
   if (fd < 0)
     return failed("cannot open a socket", error);
   setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
@@ -170,14 +166,14 @@ static int allow_connections(size_t connections, char error[WEFT_MODEL_ERROR_SIZ
 static int open_descriptors(weft_model_server *server, char error[WEFT_MODEL_ERROR_SIZE]) {
   if (allow_connections(server->config.connections, error) != 0)
     return -1;
-  server->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  server->loop.epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-  if (server->wake_fd < 0 || server->loop.epoll_fd < 0)
+  server->loop.poller = weft_poller_open();
+  if (!server->loop.poller)
     return failed("cannot make the event loop", error);
   if (open_listener(server, error) != 0)
     return -1;
-  if (watch(server, server->wake_fd, NULL) != 0 || watch(server, server->listen_fd, server) != 0)
-    return failed("cannot watch the sockets", error);
+  errno = watch_listener(server);
+  if (errno)
+    return failed("cannot watch the socket", error);
   return 0;
 }
 
@@ -191,17 +187,10 @@ static int copy_options(weft_model_server *server, const weft_model_config *conf
   return server->loop.scratch ? rc : -1;
 }
 
-/* The thread inherits a mask that blocks everything. */
 static int start_thread(weft_model_server *server, char error[WEFT_MODEL_ERROR_SIZE]) {
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  errno = pthread_create(&server->thread, NULL, serve, server);
-  int rc = errno;
-  pthread_sigmask(SIG_SETMASK, &before, NULL);
-  server->running = rc == 0;
-  errno = rc;
-  return rc == 0 ? 0 : failed("cannot start the server's thread", error);
+  errno = weft_thread_start_joinable(serve, server, "weft-model", &server->thread);
+  server->running = errno == 0;
+  return server->running ? 0 : failed("cannot start the server's thread", error);
 }
 
 weft_model_server *weft_model_server_start(const weft_model_config *config,
@@ -211,7 +200,7 @@ weft_model_server *weft_model_server_start(const weft_model_config *config,
     snprintf(error, WEFT_MODEL_ERROR_SIZE, "not enough memory");
     return NULL;
   }
-  server->listen_fd = server->wake_fd = server->loop.epoll_fd = -1;
+  server->listen_fd = -1;
   int rc = copy_options(server, config);
   if (rc != 0)
     snprintf(error, WEFT_MODEL_ERROR_SIZE, "not enough memory");
@@ -222,18 +211,11 @@ weft_model_server *weft_model_server_start(const weft_model_config *config,
   return server;
 }
 
-static void close_descriptor(int fd) {
-  if (fd >= 0)
-    close(fd);
-}
-
 static void join_thread(weft_model_server *server) {
-  static const uint64_t one = 1;
   if (!server->running)
     return;
   atomic_store(&server->stopping, true);
-  ssize_t n = write(server->wake_fd, &one, sizeof one); /* cannot fail: the counter was 0 */
-  (void)n;
+  weft_poller_wake(server->loop.poller);
   pthread_join(server->thread, NULL);
 }
 
@@ -241,11 +223,11 @@ void weft_model_server_stop(weft_model_server *server) {
   if (!server)
     return;
   join_thread(server);
-  close_descriptor(server->listen_fd);
+  if (server->listen_fd >= 0)
+    close(server->listen_fd);
   while (server->loop.conns)
     weft_model_conn_close(server->loop.conns);
-  close_descriptor(server->loop.epoll_fd);
-  close_descriptor(server->wake_fd);
+  weft_poller_close(server->loop.poller);
   weft_model_timers_free(&server->loop.timers);
   weft_model_replier_free(&server->loop.replier);
   weft_free(server->loop.scratch);
@@ -285,24 +267,13 @@ static void heeded_signals(sigset_t *set) {
   }
 }
 
-static struct timespec timespec_of(double seconds) {
-  static const double longest = 1e9; /* as good as no limit, and no overflow */
-  double whole = floor(seconds < longest ? seconds : longest);
-  double rest = seconds < longest ? seconds - whole : 0;
-  return (struct timespec){.tv_sec = (time_t)whole, .tv_nsec = (long)(rest * 1e9)};
-}
-
 int weft_model_server_join(double seconds) {
+  static const double longest_s = 1e9; /* as good as no limit, and no overflow */
   sigset_t set, before;
-  double end = weft_model_now() + seconds;
-  int number;
+  uint64_t ns = (uint64_t)((seconds > 0 ? fmin(seconds, longest_s) : 0) * 1e9);
   heeded_signals(&set);
   pthread_sigmask(SIG_BLOCK, &set, &before);
-  do {
-    double left = end - weft_model_now();
-    struct timespec timeout = timespec_of(left > 0 ? left : 0);
-    number = sigtimedwait(&set, NULL, &timeout);
-  } while (number < 0 && errno == EINTR); /* another signal's handler ran */
+  int number = weft_signal_wait(&set, weft_clock_real_ns() + ns);
   pthread_sigmask(SIG_SETMASK, &before, NULL);
-  return number > 0 ? number : 0;
+  return number;
 }

@@ -31,7 +31,7 @@ void weft_model_timer_set(weft_model_timers *timers, weft_model_timer *timer, do
 void weft_model_timer_clear(weft_model_timers *timers, weft_model_timer *timer);
 /* Turns off a timer that is due and returns it; NULL when none is. */
 weft_model_timer *weft_model_timers_due(weft_model_timers *timers, double now);
-/* The timeout for epoll_wait: milliseconds until the next timer, -1 when none is on. */
+/* The timeout for the poller: milliseconds until the next timer, -1 when none is on. */
 int weft_model_timers_timeout(const weft_model_timers *timers);
 
 #endif
