@@ -7,7 +7,7 @@ local models = require "spec.support.models"
 local weft = require "weft"
 
 local raised = calls.raised
-local start, model = models.server, models.openai
+local start, model, eventually = models.server, models.openai, models.eventually
 
 local KEY = "sk-test%.(key)-1"
 
@@ -116,6 +116,119 @@ describe("weft.model.openai", function()
         assert.is_nil(dump(err):find("sk-test", 1, true))
         assert.match("key %[redacted%]", err.message)
       end
+    end)
+
+    -- A model with every kind of secret, at a server (which is the proxy, too) that says all of them in every answer.
+    local SECRETS = { KEY, "own-header-2", "query/secret-3", "me:pass/word-4", "pass/word-4", "bWU6cGFzcy93b3JkLTQ=",
+      "you:basic-5", "eW91OmJhc2ljLTU=", "key-word-6" }
+
+    local function told_all(options)
+      local said = table.concat(SECRETS, " and ") .. " and Authorization: Bearer " .. KEY
+      local server = start({ faults = { { status = 503, message = said, times = -1 } } })
+      local given = {
+        api_key = KEY,
+        base_url = server.url .. "?key=query%2Fsecret-3",
+        headers = { ["x-team"] = "own-header-2", ["x-other"] = "Basic eW91OmJhc2ljLTU=" },
+        http = { proxy = "http://me:pass%2Fword-4@127.0.0.1:" .. server.port, key_password = "key-word-6" },
+        retry = { base = 0, attempts = 2 },
+      }
+      for name, value in pairs(options or {}) do given[name] = value end
+      return model(server, given), server
+    end
+
+    local function is_clean(text)
+      assert.is_true(#text > 5)
+      for _, secret in ipairs(SECRETS) do
+        assert.is_nil(text:find(secret, 1, true), secret)
+      end
+      for _, part in ipairs({ "sk-test", "query", "pass", "basic-5" }) do
+        assert.is_nil(text:find(part, 1, true), part)
+      end
+    end
+
+    it("of every kind, in every form, are not in an error that repeats them", function()
+      local m, server = told_all()
+      local _, err = m:chat({ prompt = "x" })
+      assert.equal("server", err.kind)
+      assert.match("%[redacted%] and %[redacted%]", err.message)
+      is_clean(dump(err) .. tostring(err))
+      _, err = m:stream({ prompt = "x" })
+      is_clean(dump(err))
+      local sent = server:requests()[1] -- but they were sent
+      assert.equal("Bearer " .. KEY, sent.headers.authorization)
+      assert.equal("Basic bWU6cGFzcy93b3JkLTQ=", sent.headers["proxy-authorization"])
+      assert.match("key=query%%2Fsecret%-3", sent.path)
+    end)
+
+    it("are not in what on_retry is told, which may be logged", function()
+      local told = {}
+      local m = told_all({ retry = { base = 0, attempts = 3, on_retry = function(err) told[#told + 1] = dump(err) end } })
+      m:chat({ prompt = "x" })
+      assert.equal(2, #told)
+      for _, text in ipairs(told) do is_clean(text) end
+    end)
+
+    it("are not in what on_warn is told", function()
+      local told = {}
+      local server = start()
+      local m = model(server, { api_key = KEY, budget = weft.budget({ usd = 1, warn = 1e-6 }), max_tokens = 10,
+        prices = { m = { input = 10, output = 10 } }, on_warn = function(...) told[#told + 1] = dump({ ... }) end })
+      assert(m:chat({ prompt = "x" }))
+      assert.equal(1, #told)
+      is_clean(told[1])
+    end)
+
+    it("are not in the failures of tasks, whatever state they come from", function()
+      local m = told_all()
+      local group = weft.group(nil, { collect = true })
+      group:go("asks", function() return m:chat({ prompt = "x" }) end)
+      group:go("raises", function() return assert(m:chat({ prompt = "x" })) end)
+      group:go("reads", function() return m:stream({ prompt = "x" }) end)
+      local _, err = group:wait()
+      group:close()
+      assert.equal(3, #err.errors)
+      is_clean(dump(err) .. tostring(err))
+      is_clean(dump({ weft.map({ 1, 2 }, function() return m:chat({ prompt = "x" }) end, { collect = true }) }))
+      is_clean(dump({ weft.model.fallback({ m, m }):chat({ prompt = "x" }) }))
+      is_clean(dump({ weft.model.hedge({ m, after = 60 }):chat({ prompt = "x" }) }))
+    end)
+
+    it("are not in a trace", function()
+      local m = told_all()
+      local path = os.tmpname()
+      local trace = assert(weft.trace({ file = path }))
+      weft.span("work", function() m:chat({ prompt = "x" }) end)
+      trace:stop()
+      local file = assert(io.open(path))
+      is_clean(file:read("*a"))
+      file:close()
+      os.remove(path)
+    end)
+
+    it("are not in what weft says that tasks do, nor in its counts", function()
+      local server = start({ stream = { delay = 3600 }, faults = { { delay = 3600, model = "slow" } } })
+      local m = model(server, { api_key = KEY, base_url = server.url .. "?key=query%2Fsecret-3",
+        headers = { ["x-team"] = "own-header-2" }, limits = { concurrency = 2, requests_per_minute = 60 },
+        http = { proxy = "http://me:pass%2Fword-4@127.0.0.1:" .. server.port } })
+      local group = weft.group(nil, { collect = true })
+      group:go("chats", function() return m:chat({ prompt = "x", model = "slow" }) end)
+      group:go("reads", function()
+        local stream = assert(m:stream({ prompt = "x" }))
+        return stream:result()
+      end)
+      eventually(function() return server:stats().in_flight end, 2)
+      group:go("waits", function() return m:chat({ prompt = "x" }) end)
+      eventually(function()
+        local waiting = 0
+        for _, task in ipairs(weft.tasks()) do waiting = waiting + (task.waits_for and 1 or 0) end
+        return waiting >= 3
+      end, true)
+      is_clean(dump(weft.tasks()))
+      is_clean(weft.dump())
+      is_clean(weft.metrics())
+      is_clean(dump(weft.stats()) .. dump(m:stats()))
+      group:cancel()
+      group:close()
     end)
 
     it("are hidden from tostring", function()

@@ -38,9 +38,45 @@ describe("redact", function()
       ["GET /?api_key=abc&x=1"] = "GET /?api_key=[redacted]&x=1",
       ["api-key: a api-key: b"] = "api-key: [redacted] api-key: [redacted]",
       ["Set-Cookie: id=5; path=/"] = "Set-Cookie: [redacted]; path=/",
+      ["Proxy-Authorization: Basic Zm9v"] = "Proxy-Authorization: Basic [redacted]",
+      ["POST /v1?key=abc&x=1 and &key=d"] = "POST /v1?key=[redacted]&x=1 and &key=[redacted]",
+      ["the key: blue"] = "the key: blue",
+      ["got Bearer abcdef0123456789, bearer of news"] = "got Bearer [redacted], bearer of news",
+      ["via http://me:pass@proxy:3128/ and https://host/a@b"] = "via http://[redacted]@proxy:3128/ and https://host/a@b",
     } do
       assert.equal(wanted, redact.text(forms, text))
     end
+  end)
+
+  local function secrets_of(add, ...)
+    local secrets = {}
+    add(secrets, ...)
+    return secrets
+  end
+
+  it("knows what is secret in a header's value", function()
+    assert.same({ "sk-1" }, secrets_of(redact.add_header, "sk-1"))
+    assert.same({ "Bearer sk-1", "sk-1" }, secrets_of(redact.add_header, "Bearer sk-1"))
+    assert.same({ "Basic bWU6cGFzcw==", "bWU6cGFzcw==", "me:pass", "pass", "bWU6cGFzcw==" },
+      secrets_of(redact.add_header, "Basic bWU6cGFzcw=="))
+  end)
+
+  it("knows what is secret in a proxy's URL, and how it is sent", function()
+    assert.same({ "me:p%2Fs", "me:p/s", "p/s", "bWU6cC9z" }, secrets_of(redact.add_proxy, "http://me:p%2Fs@host:80"))
+    assert.same({ "m:", "m:", "", "bTo=" }, secrets_of(redact.add_proxy, "m:@host"))
+    for _, url in ipairs { "http://host:80/a@b", "host:80", "" } do
+      assert.same({}, secrets_of(redact.add_proxy, url))
+    end
+    assert.same({}, secrets_of(redact.add_proxy, nil))
+    -- every byte, whatever it is next to
+    local all = {}
+    for i = 0, 255 do all[#all + 1] = string.char(i) end
+    local login = table.concat(all)
+    local encoded = secrets_of(redact.add_proxy, "http://" .. login:gsub("[^%w]", function(c) return ("%%%02X"):format(c:byte()) end)
+      .. "@h")
+    assert.equal(login, encoded[2])
+    local back = secrets_of(redact.add_header, "Basic " .. encoded[#encoded])
+    assert.equal(login, back[3])
   end)
 
   it("goes through all of an error", function()

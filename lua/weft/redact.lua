@@ -4,6 +4,7 @@ local json = require "weft.json"
 local redact = {}
 
 local MARK = "[redacted]"
+local TOKEN = 16 -- characters behind "Bearer" that are a token and no word
 local SHORTEST = 4 -- of a header's value that counts as secret: "1" is none
 
 -- Names before which a value is secret whoever sent it, in lower case.
@@ -17,6 +18,10 @@ local names = {
   "set-cookie",
   "cookie",
   "access_token",
+  "client_secret",
+  "password",
+  "?key",
+  "&key",
 }
 
 local function percent_encode(text, format)
@@ -39,6 +44,77 @@ local function add_forms(forms, seen, secret)
       seen[form] = true
       forms[#forms + 1] = form
     end
+  end
+end
+
+-- ---- credentials ----
+
+local DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+
+local function base64(text)
+  local out = {}
+  for i = 1, #text, 3 do
+    local a, b, c = text:byte(i, i + 2)
+    local sum = a * 65536 + (b or 0) * 256 + (c or 0)
+    for place = 18, 0, -6 do
+      local digit = math.floor(sum / 2 ^ place) % 64
+      out[#out + 1] = DIGITS:sub(digit + 1, digit + 1)
+    end
+    out[#out - 1] = b and out[#out - 1] or "="
+    out[#out] = c and out[#out] or "="
+  end
+  return table.concat(out)
+end
+
+local function from_base64(text)
+  local out, sum, count = {}, 0, 0
+  for digit in text:gmatch "[%w+/]" do
+    sum, count = sum * 64 + DIGITS:find(digit, 1, true) - 1, count + 6
+    if count >= 8 then
+      count = count - 8
+      out[#out + 1] = string.char(math.floor(sum / 2 ^ count) % 256)
+      sum = sum % 2 ^ count
+    end
+  end
+  return table.concat(out)
+end
+
+-- "user:password", as it is sent as well.
+local function add_login(secrets, login)
+  secrets[#secrets + 1] = login
+  secrets[#secrets + 1] = login:match ":(.*)$"
+  secrets[#secrets + 1] = base64(login)
+end
+
+--- What percent-encoding stands for.
+-- @tparam string text
+-- @treturn string
+function redact.percent_decode(text)
+  return (text:gsub("%%(%x%x)", function(digits)
+    return string.char(tonumber(digits, 16))
+  end))
+end
+
+--- Adds what is secret in the value of a header: all of it, and what stands behind "Bearer" or "Basic".
+-- @tparam table secrets
+-- @tparam string value
+function redact.add_header(secrets, value)
+  secrets[#secrets + 1] = value
+  local scheme, rest = value:match "^(%a+)%s+(%S+)$"
+  secrets[#secrets + 1] = rest
+  if scheme and scheme:lower() == "basic" then
+    add_login(secrets, from_base64(rest))
+  end
+end
+
+--- Adds what is secret in the URL of a proxy.
+-- @tparam table secrets
+-- @tparam ?string url
+function redact.add_proxy(secrets, url)
+  local login = url and url:gsub("^%w+://", ""):match "^([^/]*)@"
+  if login then
+    secrets[#secrets + 1] = login
+    add_login(secrets, redact.percent_decode(login))
   end
 end
 
@@ -113,7 +189,15 @@ function redact.known(forms, text)
   return text
 end
 
---- A text without secrets: those that are known, and what stands behind the names of some.
+-- What no name stands before: "Bearer …" of some length, and the credentials of a URL.
+local function replace_shapes(text)
+  text = text:gsub("([Bb][Ee][Aa][Rr][Ee][Rr]%s+)([%w%-._~+/=]+)", function(before, token)
+    return #token >= TOKEN and before .. MARK or nil
+  end)
+  return (text:gsub("(%a://)[^%s/@\"'?#]+@", "%1" .. MARK .. "@"))
+end
+
+--- A text without secrets: those that are known, and what looks like some by its shape or the name before it.
 -- @tparam table forms of @{redact.forms}
 -- @tparam string text
 -- @treturn string
@@ -125,7 +209,7 @@ function redact.text(forms, text)
       text = replace_named(text, lower, name)
     end
   end
-  return text
+  return replace_shapes(text)
 end
 
 --- The same for every text that an error holds, its causes' too; in its place.

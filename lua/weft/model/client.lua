@@ -110,18 +110,24 @@ end
 local function parameters_of(query, secrets)
   for value in query:gmatch("[?&][^=&]+=([^&]+)") do
     secrets[#secrets + 1] = value
+    secrets[#secrets + 1] = redact.percent_decode(value)
   end
 end
+
+local proxy_names = { "http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY" } -- as the core reads them
 
 local function secrets_of(given, query)
   local secrets = { given.api_key }
   for _, value in pairs(given.headers or {}) do
-    secrets[#secrets + 1] = value
+    redact.add_header(secrets, value)
   end
   parameters_of(query, secrets)
   local own = given.http or {}
   secrets[#secrets + 1] = own.key_password
-  secrets[#secrets + 1] = own.proxy and own.proxy:match("^[^/]*//([^/@]*)@") or nil
+  redact.add_proxy(secrets, own.proxy or nil)
+  for _, name in ipairs(proxy_names) do
+    redact.add_proxy(secrets, os.getenv(name))
+  end
   return redact.forms(secrets)
 end
 
