@@ -168,25 +168,32 @@ static void test_connect(void) {
  * without an answer. Returns whether it came again, on another connection, and was answered. */
 static int comes_again(weft_http_request *request, weft_http_transfer **transfer) {
   static const char ok[] = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-  peer peer;
-  char url[64];
+  static peer peer;
+  static char sent[sizeof peer.head];
+  char url[64], asked[64];
   peer_open(&peer);
   weft_http_request first = peer_get(&peer, url, sizeof url, "/first");
+  snprintf(asked, sizeof asked, "http://user:word@127.0.0.1:%d/asked?q=1", peer.port);
   weft_http_transfer *warm = start(&first);
   int fd = peer_accept(&peer), again = -1, came = 0;
   peer_read(&peer, fd);
   peer_write(fd, ok);
   finish(warm);
   weft_http_transfer_release(warm);
-  request->url = first.url;
+  request->url = weft_http_text_of(asked);
   *transfer = start(request);
   check(peer_read(&peer, fd), "the kept connection is used");
+  memcpy(sent, peer.head, sizeof sent);
+  check(strstr(sent, " /asked?q=1 ") && strstr(sent, "\r\nAuthorization: Basic "),
+        "to the URL, with its credentials");
   peer_reset(fd);
   while (!weft_http_is_finished(*transfer) && !readable(peer.listener, 10))
     ;
   if (readable(peer.listener, 0) && (again = peer_accept(&peer)) >= 0 &&
-      (came = peer_read(&peer, again)))
+      (came = peer_read(&peer, again))) {
+    check(strcmp(peer.head, sent) == 0, "the same request comes again");
     peer_write(again, ok);
+  }
   finish(*transfer);
   if (again >= 0)
     close(again);
