@@ -231,6 +231,30 @@ static void test_repeated(void) {
   }
 }
 
+/* Whether the server wants the body is never asked: it comes along, however long it is. */
+static void test_no_expect(void) {
+  static const size_t sizes[] = {0, 1024, 1025, 2 << 20};
+  static peer peer;
+  char url[64], *body = calloc(1, 2 << 20);
+  peer_open(&peer);
+  for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+    weft_http_request request = peer_get(&peer, url, sizeof url, "/");
+    request.method = weft_http_text_of("POST");
+    request.body = (weft_http_text){body, sizes[i]};
+    weft_http_transfer *transfer = start(&request);
+    int fd = peer_accept(&peer);
+    check(peer_read(&peer, fd) && strncmp(peer.head, "POST / ", 7) == 0 &&
+              !strcasestr(peer.head, "\r\nExpect:"),
+          "no Expect before a body of %zu bytes", sizes[i]);
+    weft_http_abort(transfer);
+    finish(transfer);
+    weft_http_transfer_release(transfer);
+    close(fd);
+  }
+  peer_close(&peer);
+  free(body);
+}
+
 /* A connection that is known to be closed before anything was sent is no reason to fail. */
 static void test_closed_while_idle(void) {
   weft_http_request request = get("/ok");
@@ -246,6 +270,7 @@ static void test_closed_while_idle(void) {
 
 static void run_tests(void) {
   test_repeated();
+  test_no_expect();
   test_closed_while_idle();
 
   freeze();

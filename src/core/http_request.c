@@ -17,6 +17,7 @@
 enum {
   MAX_HEAD = 512 << 10, /* of a request: libcurl builds it in a buffer of 1 MiB */
   OWN_HEADERS = 2,      /* lines that the engine adds */
+  SURE_BODY = 1024,     /* no libcurl sends Expect by itself for a body of at most this size */
 };
 
 static int equals(weft_http_text text, const char *word) {
@@ -188,7 +189,7 @@ static void put_headers(weft_http_transfer *transfer, struct curl_slist *nodes, 
                         const weft_http_request *request) {
   static char no_expect[] = "Expect:", no_type[] = "Content-Type:";
   struct curl_slist *end = nodes;
-  if (transfer->has_body)
+  if (transfer->has_body && request->body.size > SURE_BODY)
     append_line(&end, no_expect);
   if (transfer->has_body && !has_header(request, "Content-Type"))
     append_line(&end, no_type); /* not the form type that libcurl would choose */
