@@ -206,10 +206,11 @@ end
 
 --- Where a call goes. A client's headers go to its base_url's scheme, host and port alone.
 function M.url(what, client, url, level)
-  local origin = origin_of(url)
   if not client.base_url then
     return url
-  elseif not origin then
+  end
+  local origin = origin_of(url)
+  if not origin then
     return client.base_url .. (url == "" and "" or url:match "^[/?]" and url or "/" .. url)
   elseif origin == client.origin then
     return url
