@@ -222,7 +222,7 @@ static void set_time(lua_State *L, const char *name, uint64_t ns) {
 }
 
 void weft_push_http_timings(lua_State *L, const weft_http_times *times) {
-  lua_createtable(L, 0, 9);
+  lua_createtable(L, 0, 8);
   set_time(L, "launched", times->launched_ns);
   set_time(L, "connected", times->connected_ns);
   set_time(L, "first_byte", times->first_byte_ns);

@@ -310,10 +310,9 @@ function M.compile(what, client, method, url, given, level)
     url = M.url(what, client, url, level + 1),
     headers = headers,
     body = body,
+    stream = given.stream, -- named even if nil: then the table has room for what the core puts into it
+    buffer = given.buffer,
   }
-  if given.stream then
-    request.stream, request.buffer = true, given.buffer
-  end
   return request, base
 end
 
