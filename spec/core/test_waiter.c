@@ -90,7 +90,7 @@ typedef struct letter {
   uint32_t sender, number;
 } letter;
 
-static weft_inbox *inbox;
+static weft_inbox *inbox, *boxes[2];
 static letter *letters;
 
 static void *push_letters(void *arg) {
@@ -154,6 +154,72 @@ static void inboxes_are_recycled(void) {
   weft_inbox_release(second);
 }
 
+/* The first time may meet what a recycled inbox was told before. */
+static void arm(weft_inbox *box) {
+  if (!weft_parker_arm(&box->parker))
+    CHECK(weft_parker_arm(&box->parker));
+}
+
+/* How often the driver of an armed inbox was unparked since the last look. */
+static uint64_t unparks(weft_inbox *box) {
+  uint64_t count = 0;
+  return read(box->parker.fd, &count, sizeof count) < 0 ? 0 : count;
+}
+
+static void push_to(weft_wait *wait) {
+  weft_inbox_push(boxes[((letter *)wait)->sender], wait);
+}
+
+/* As claims build it: the newest first. */
+static weft_wait *chain(letter *all, size_t count) {
+  weft_wait *woken = NULL;
+  for (size_t i = 0; i < count; i++) {
+    weft_wait_init(&all[i].wait, push_to);
+    all[i].wait.next = woken;
+    woken = &all[i].wait;
+  }
+  return woken;
+}
+
+static void a_chain_wakes_each_driver_once(void) {
+  letter all[] = {{.sender = 0}, {.sender = 0}, {.sender = 1}, {.sender = 1}, {.sender = 0}};
+  for (int i = 0; i < 2; i++) {
+    boxes[i] = weft_inbox_acquire(WEFT_INBOX_SCRIPT);
+    arm(boxes[i]);
+  }
+  weft_wake(chain(all, COUNT(all)));
+  for (int i = 0; i < 2; i++) {
+    CHECK(unparks(boxes[i]) == 1);
+    for (weft_wait *wait = weft_inbox_take(boxes[i]); wait; wait = wait->next)
+      CHECK((int)((letter *)wait)->sender == i);
+    weft_parker_disarm(&boxes[i]->parker);
+    arm(boxes[i]);
+  }
+  weft_wake(chain(all, 1));
+  CHECK(unparks(boxes[0]) == 1 && unparks(boxes[1]) == 0);
+  for (int i = 0; i < 2; i++) {
+    weft_inbox_take(boxes[i]);
+    weft_parker_disarm(&boxes[i]->parker);
+    weft_inbox_release(boxes[i]);
+  }
+}
+
+/* A driver that sleeps is not woken before the rest of the batch is there. */
+static void a_batch_unparks_at_its_end(void) {
+  letter all[3];
+  weft_inbox *box = weft_inbox_acquire(WEFT_INBOX_SCRIPT);
+  arm(box);
+  weft_inbox_begin_batch();
+  for (size_t i = 0; i < COUNT(all); i++)
+    weft_inbox_push(box, &all[i].wait);
+  CHECK(unparks(box) == 0);
+  weft_inbox_end_batch();
+  CHECK(unparks(box) == 1);
+  weft_inbox_take(box);
+  weft_parker_disarm(&box->parker);
+  weft_inbox_release(box);
+}
+
 static void an_early_unpark_is_kept(void) {
   for (int interruptible = 0; interruptible < 2; interruptible++) {
     weft_parker parker;
@@ -177,6 +243,8 @@ int main(void) {
   check_run("inbox: loses nothing, keeps each sender's order", inbox_loses_nothing);
   check_run("inbox: the same when interruptible", interruptible_inbox_loses_nothing);
   check_run("inbox: recycled by kind", inboxes_are_recycled);
+  check_run("inbox: a chain of wakes unparks each driver once", a_chain_wakes_each_driver_once);
+  check_run("inbox: a batch unparks at its end", a_batch_unparks_at_its_end);
   check_run("parker: an early unpark is kept, a deadline ends the sleep", an_early_unpark_is_kept);
   return check_end();
 }

@@ -11,6 +11,10 @@ static pthread_mutex_t free_lock =
     PTHREAD_MUTEX_INITIALIZER;                   /* a leaf: nothing is locked under it */
 static weft_inbox *free_lists[WEFT_INBOX_KINDS]; /* guarded by free_lock */
 
+/* The calling thread's: whom its batch has to unpark still. */
+static _Thread_local weft_parker *late;
+static _Thread_local int is_batch;
+
 static weft_inbox *take_free(int kind) {
   pthread_mutex_lock(&free_lock);
   weft_inbox *inbox = free_lists[kind];
@@ -52,13 +56,35 @@ void weft_inbox_release(weft_inbox *inbox) {
   pthread_mutex_unlock(&free_lock);
 }
 
+/* In a batch only when the driver changes. */
+static void unpark(weft_parker *parker) {
+  if (!is_batch) {
+    weft_parker_unpark(parker);
+    return;
+  }
+  if (late && late != parker)
+    weft_parker_unpark(late);
+  late = parker;
+}
+
 void weft_inbox_push(weft_inbox *inbox, weft_wait *wait) {
   weft_wait *head = atomic_load_explicit(&inbox->head, memory_order_relaxed);
   do
     wait->next = head;
   while (!atomic_compare_exchange_weak(&inbox->head, &head, wait));
   if (!head)
-    weft_parker_unpark(&inbox->parker);
+    unpark(&inbox->parker);
+}
+
+void weft_inbox_begin_batch(void) {
+  is_batch = 1;
+}
+
+void weft_inbox_end_batch(void) {
+  is_batch = 0;
+  if (late)
+    weft_parker_unpark(late);
+  late = NULL;
 }
 
 weft_wait *weft_inbox_take(weft_inbox *inbox) {

@@ -27,6 +27,10 @@ void weft_inbox_release(weft_inbox *inbox);
 
 /* Never blocks, takes no lock. */
 void weft_inbox_push(weft_inbox *inbox, weft_wait *wait);
+/* Between these the calling thread's pushes unpark late: a driver that gets many waits wakes once
+ * for all. Nothing that blocks may stand between them; they do not nest. */
+void weft_inbox_begin_batch(void);
+void weft_inbox_end_batch(void);
 /* Everything that has arrived, oldest first, linked by next; NULL when empty. */
 weft_wait *weft_inbox_take(weft_inbox *inbox);
 

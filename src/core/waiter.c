@@ -5,6 +5,8 @@
  */
 #include "waiter.h"
 
+#include "inbox.h"
+
 void weft_waitlist_push(weft_waitlist *list, weft_waiter *waiter) {
   waiter->is_queued = 1;
   waiter->next = NULL;
@@ -64,12 +66,17 @@ static weft_wait *reversed(weft_wait *chain) {
 }
 
 void weft_wake(weft_wait *woken) {
+  int is_batch = woken && woken->next;
   woken = reversed(woken);
+  if (is_batch)
+    weft_inbox_begin_batch();
   while (woken) {
     weft_wait *next = woken->next; /* the wait is gone once it was woken */
     woken->wake(woken);
     woken = next;
   }
+  if (is_batch)
+    weft_inbox_end_batch();
 }
 
 static void wake_thread(weft_wait *wait) {
