@@ -4,7 +4,10 @@ local base = require "weft.model.base"
 local leaks = require "spec.support.leaks"
 local models = require "spec.support.models"
 local testing = require "weft.testing"
+local virtual = require "spec.support.virtual"
 local weft = require "weft"
+
+local near, virtually = virtual.near, virtual.virtually
 
 local PRICES = { m = { input = 10, output = 10, max_output = 1000 } } -- micro-dollars a token
 
@@ -44,17 +47,27 @@ describe("limits", function()
   end)
 
   it("of calls at once hold over all threads and kinds of calls", function()
-    local server = models.server { latency = 0.005 }
+    local server = models.server { faults = { { delay = 3600, model = "slow", times = -1 } } }
     local m = models.openai(server, { limits = { concurrency = 3 } })
+    local group = weft.group { collect = true }
+    for _ = 1, 2 do
+      group:go(function() return m:chat { prompt = "x", model = "slow" } end)
+      group:go(function() return m:stream { prompt = "x", model = "slow" } end)
+      group:go(function() return m:embed { input = "x", model = "slow" } end)
+    end
+    models.eventually(models.counter(server, "in_flight"), 3)
+    assert.equal(3, m:stats().in_flight)
+    group:close()
+    models.eventually(models.counter(server, "in_flight"), 0)
     assert.equal(20, count(many(m, 20), "ok"))
     assert.equal(3, server:stats().max_in_flight)
     assert.equal(0, m:stats().in_flight)
   end)
 
-  it("of requests a minute let a tenth of them through at once", function()
+  it("of requests a minute let a tenth of them through at once", virtually(function(clock)
     local server = models.server()
     local m = models.openai(server, { limits = { requests_per_minute = 60 } })
-    local ctx = weft.background():with_timeout(0.9)
+    local ctx = weft.background():with_timeout(0.999)
     local group = weft.group(ctx, { collect = true, pool = weft.inline })
     local refused, ok = 0, 0
     for _ = 1, 10 do
@@ -73,7 +86,10 @@ describe("limits", function()
     group:close()
     assert.same({ 6, 4 }, { ok, refused })
     assert.equal(6, server:stats().requests)
-  end)
+    near(0, clock:elapsed())
+    for _ = 1, 54 do assert(ask(m)) end
+    near(60, clock:elapsed()) -- sixty in the first minute, though six were at once
+  end))
 
   it("of tokens refuse at once what is more than all of them", function()
     local server = models.server()
@@ -89,22 +105,22 @@ describe("limits", function()
     assert.equal(0, server:stats().requests)
   end)
 
-  -- What the bucket holds, when it hardly fills.
+  -- What the bucket holds.
   local function tokens_left(m)
     return math.floor(base.settings(m).limits.tokens:tokens() + 0.5)
   end
 
-  it("of tokens are settled with what the reply says, and refunded when there is none", function()
+  it("of tokens are settled with what the reply says, and refunded when there is none", virtually(function()
     local server = models.server { reply = { text = "x", usage = { input = 100, output = 50 } },
       faults = { { status = 400, model = "refused", times = -1 }, { status = 503, model = "down", times = -1 } } }
     local m = models.openai(server, { limits = { tokens_per_minute = 10000 } })
     assert(ask(m, "x", { max_tokens = 5000 }))
-    local left = tokens_left(m)
-    assert.is_true(left >= 9850 and left <= 9900, left) -- 150 were used, and it fills
+    assert.equal(9850, tokens_left(m))
     ask(m, "x", { max_tokens = 5000, model = "refused" })
+    assert.equal(9850, tokens_left(m))
     ask(m, "x", { max_tokens = 3000, model = "down" })
-    assert.is_true(tokens_left(m) >= left)
-  end)
+    assert.equal(9850, tokens_left(m))
+  end))
 
   -- Under a virtual clock: time passes only while all wait, so when an answer came tells what it waited for.
   it("pause the whole client after a 429: who asks meanwhile waits as well", function()
@@ -367,20 +383,23 @@ describe("breakers", function()
     leaks.after()
   end)
 
-  it("open after failures in a row, and close after a probe", function()
-    local server = models.server { faults = { { status = 500, times = 3 } } }
-    local m = models.openai(server, { retry = { attempts = 1 }, breaker = { failures = 3, cooldown = 0.02 } })
+  it("open after failures in a row, and close after a probe", virtually(function(clock)
+    local server = models.server { faults = { { status = 500, times = 4 } } }
+    local m = models.openai(server, { retry = { attempts = 1 }, breaker = { failures = 3, cooldown = 20 } })
     for _ = 1, 3 do assert.equal("server", select(2, ask(m)).kind) end
-    assert.not_equal("closed", m:stats().breaker)
-    models.eventually(function()
-      local result, err = ask(m)
-      assert.is_true(result ~= nil or err.kind == "breaker_open")
-      return result ~= nil
-    end, true)
+    assert.equal("open", m:stats().breaker)
+    clock:advance(19.9)
+    assert.equal("breaker_open", select(2, ask(m)).kind)
+    clock:advance(0.1)
+    assert.equal("server", select(2, ask(m)).kind) -- the probe fails: open again
+    assert.equal("breaker_open", select(2, ask(m)).kind)
+    assert.equal(4, server:stats().requests)
+    clock:advance(3600)
+    assert(ask(m))
     assert.equal("closed", m:stats().breaker)
     assert.equal(10, count(many(m, 10), "ok"))
-    assert.equal(14, server:stats().requests)
-  end)
+    assert.equal(15, server:stats().requests)
+  end))
 
   it("refuse without sending, and say how long", function()
     local server = models.server { faults = { { status = 500, times = 2 } } }
