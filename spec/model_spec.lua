@@ -420,18 +420,6 @@ describe("weft.model.openai", function()
     end)
   end)
 
-  it("limits the requests at the same time, over all tasks", function()
-    local server = start({ latency = 0.01 })
-    local m = model(server, { limits = { concurrency = 3 } })
-    local group = weft.group()
-    for i = 1, 12 do
-      group:go(function() return m:chat({ prompt = tostring(i) }) end)
-    end
-    assert(group:wait())
-    assert.equal(12, server:stats().requests)
-    assert.equal(3, server:stats().max_in_flight)
-  end)
-
   it("gives its places back when a request is cancelled", function()
     local server = start({ faults = { { delay = 3600 } } })
     local m = model(server, { limits = { concurrency = 1 } })
