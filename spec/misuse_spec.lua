@@ -263,6 +263,14 @@ describe("misuse of every public function:", function()
     end
   end)
 
+  it("a scope without a function says so", function()
+    for _, args in ipairs({ { { limit = 3 } }, { weft.background() }, { weft.background(), { limit = 3 } }, {} }) do
+      local ok, err = pcall(weft.scope, unpack(args))
+      assert.is_false(ok)
+      assert.matches("bad argument 'fn' to weft.scope: expected a function, got ", tostring(err))
+    end
+  end)
+
   it("a foreign self is refused", function()
     local found = {}
     for _, one in ipairs(functions) do

@@ -200,6 +200,43 @@ describe("weft.supervise", function()
     assert.matches("start_spec.lua", last.traceback)
   end)
 
+  it("tells of each restart", function()
+    local told, runs = {}, 0
+    local results = assert(weft.all({
+      a = weft.supervise(function()
+        runs = runs + 1
+        if runs == 1 then
+          error("lost the connection", 0)
+        elseif runs == 2 then
+          return nil, "no such queue"
+        end
+        return "done"
+      end, {
+        base = 0.0001,
+        on_restart = function(err, count)
+          told[#told + 1] = count .. ": " .. (type(err) == "table" and err.message or err)
+        end,
+      }),
+    }, { pool = weft.inline }))
+    assert.equal("done", results.a)
+    assert.same({ "1: lost the connection", "2: no such queue" }, told)
+    local _, err = weft.all({
+      a = weft.supervise(function() end, {
+        restart = "always",
+        max = 2,
+        base = 0.0001,
+        on_restart = function(failure, count)
+          told[#told + 1] = count .. ": " .. tostring(failure)
+        end,
+      }),
+    }, { pool = weft.inline })
+    assert.matches("given up after 2 restarts", tostring(err))
+    assert.same({ "1: nil", "2: nil" }, { told[3], told[4] })
+    assert.has_error(function()
+      weft.supervise(print, { on_restart = "x" })
+    end, "bad argument 'on_restart' to weft.supervise: expected a function, got string")
+  end)
+
   it("with max = 0 never starts again", function()
     local runs = 0
     local _, err = weft.all({

@@ -62,10 +62,16 @@ local function chunk_error(failure, base)
   return failure
 end
 
---- An item that cannot be sent is "argument 6[7]" to group:go.
-local function item_refusal(message, base)
-  local place, rest = tostring(message):match("argument 6%[(%d+)%](.*)$")
-  return place and ("item %d%s"):format(base + tonumber(place), rest) or message
+--- To group:go the function is "argument 1", and an item "argument 6[7]".
+local function refusal_of_chunk(message, base)
+  return (tostring(message):gsub("argument 1: ", "the function: ", 1):gsub("argument 6%[(%d+)%]", function(place)
+    return "item " .. base + tonumber(place)
+  end, 1))
+end
+
+--- The same for one item, which is "argument 2".
+local function refusal_of_item(message, index)
+  return (tostring(message):gsub("argument 1: ", "the function: ", 1):gsub("argument 2", "item " .. index, 1))
 end
 
 local function lost_with(failure, index)
@@ -154,7 +160,7 @@ function Run:start()
   local ok, task, refusal =
     pcall(self.group.go, self.group, chunk.run, self.fn, base, count, share, self.is_collecting, items)
   if not ok then
-    error(item_refusal(task, base), 0)
+    error(refusal_of_chunk(task, base), 0)
   elseif not task then
     self.failure = refusal
     return false
@@ -320,7 +326,7 @@ function M.stream(ctx, items, fn, opts)
     local ok, task, err = pcall(group.go, group, M.call_item, fn, run[1], started + 1)
     if not ok then
       group:close()
-      error((tostring(task):gsub("^.-argument 2", "item " .. started + 1, 1)), 0)
+      error(refusal_of_item(task, started + 1), 0)
     elseif not task then
       refusal = err
       return false

@@ -19,7 +19,7 @@ local function check_options(options)
   end
 end
 
---- Makes a progress line.
+--- Makes a progress line. `weft.progress{…}` is the same call.
 -- @tparam[opt] table options `total` (a count; unknown when nil), `label`, `stream` (default io.stderr),
 --   `interval` (seconds between two lines; default 0.1 on a terminal, 5 elsewhere)
 -- @treturn progress
@@ -87,4 +87,8 @@ function progress:finish()
   self.stream:flush()
 end
 
-return M
+return setmetatable(M, {
+  __call = function(_, options)
+    return M.new(options)
+  end,
+})

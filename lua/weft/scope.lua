@@ -71,11 +71,11 @@ end
 function M.scope(ctx, opts, fn)
   if type(ctx) == "function" then
     ctx, opts, fn = nil, nil, ctx
-  elseif type(opts) == "function" then
-    if not core.is_context(ctx) then
-      ctx, opts, fn = nil, ctx, opts
-    else
-      opts, fn = nil, opts
+  elseif fn == nil then
+    fn = opts
+    opts = nil
+    if type(ctx) == "table" then
+      ctx, opts = nil, ctx
     end
   end
   check.context("weft.scope", ctx)

@@ -46,17 +46,17 @@ end
 --   it ended; as @{group:go} when it could not be started
 -- @raise bad argument; what cannot be sent; when the caller's context is done: then the task is cancelled
 function M.start(group, name, fn, ...)
-  if type(group) ~= "table" or group.go_notifying == nil then
+  if type(group) ~= "table" or group._go_notifying == nil then
     check.fail("group:start", "self", "a group (call it with ':')", group)
   end
   local ready = core.channel(1)
   local task, err
   if type(name) == "string" then
     check.fn("group:start", "fn", fn)
-    task, err = group:go_notifying(ready, name, fn, reporter(ready), ...)
+    task, err = group:_go_notifying(ready, name, fn, reporter(ready), ...)
   else
     check.fn("group:start", "fn or name", name)
-    task, err = group:go_notifying(ready, name, reporter(ready), fn, ...)
+    task, err = group:_go_notifying(ready, name, reporter(ready), fn, ...)
   end
   if not task then
     return nil, err
@@ -76,6 +76,7 @@ end
 local MOST_DOUBLINGS = 64 -- of the wait before a restart
 
 local fields = {
+  on_restart = options.func,
   restart = {
     function(value)
       return value == "failure" or value == "always"
@@ -159,6 +160,9 @@ local function supervised(fn, opts, ctx, ...)
       end
       return nil, give_up(outcome, opts)
     end
+    if opts.on_restart then
+      opts.on_restart(not ok and outcome or nil, count + 1)
+    end
     core.sleep(math.min(opts.base * 2 ^ count, opts.cap))
     add(restarts)
   end
@@ -174,7 +178,8 @@ end
 -- @tparam function fn called with what the task is given, each time
 -- @tparam[opt] table opts `restart`: "failure" (default) or "always", which also starts again what returned; `max`
 --   restarts (default 3; math.huge for no limit) `within` so many seconds (default 60); `base` (default 0.1) and `cap`
---   (default 10) seconds of waiting
+--   (default 10) seconds of waiting; `on_restart`: called before each wait as on_restart(err, how_many) with the failure,
+--   nil when the function returned, and which restart that is of those that still count
 -- @treturn function returns what fn returned; or nil and an error whose cause is the last failure, once it has given
 --   up
 -- @raise bad argument
@@ -190,6 +195,7 @@ function M.supervise(fn, opts)
     within = opts.within or 60,
     base = opts.base or 0.1,
     cap = opts.cap or 10,
+    on_restart = opts.on_restart,
   }
   return function(...)
     return supervised(fn, settings, ...)

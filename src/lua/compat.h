@@ -80,17 +80,17 @@ static inline int weft_is_integer(lua_State *L, int index) {
          number == (lua_Number)(int64_t)number && !(number == 0 && signbit(number));
 }
 
-/* luaL_error that names the caller of a blocking function, not the shim around it; see state.c. */
-int weft_raise_at_caller(lua_State *L, const char *format, ...);
-#undef luaL_error
-#define luaL_error weft_raise_at_caller
-
 /* Of a value of any type. */
 static inline int weft_is_plain_integer(lua_State *L, int index) {
   return lua_type(L, index) == LUA_TNUMBER && weft_is_integer(L, index);
 }
 
 #endif
+
+/* luaL_error that names the script's line, not one of weft's own files or of a shim; see errors.c. */
+int weft_raise_at_script(lua_State *L, const char *format, ...);
+#undef luaL_error
+#define luaL_error weft_raise_at_script
 
 static inline void weft_push_integer(lua_State *L, int64_t value) {
 #if WEFT_LUA54

@@ -398,6 +398,11 @@ static void set_finalizer(lua_State *L, const char *key, lua_CFunction finalizer
   lua_rawsetp(L, LUA_REGISTRYINDEX, key);
 }
 
+/* A dict looks like a table, and is none. */
+static int no_assignment(lua_State *L) {
+  return luaL_error(L, "weft.dict: assign with dict:set(key, value), read with dict:get(key)");
+}
+
 void weft_open_dict(weft_state *state, lua_State *L) {
   static const weft_function methods[] = {{"get", get, 0},
                                           {"set", set, 0},
@@ -406,6 +411,7 @@ void weft_open_dict(weft_state *state, lua_State *L) {
                                           {"keys", keys, 0},
                                           {"clear", clear, 0},
                                           {"__len", length, 0},
+                                          {"__newindex", no_assignment, 0},
                                           {"__gc", weft_object_gc, 0},
                                           {"__tostring", weft_object_tostring, 0},
                                           {NULL, NULL, 0}};

@@ -241,7 +241,8 @@ static void put_function(weft_encoder *e, int index) {
     lua_pushvalue(L, index);
     weft_encode_refuse(
         e, lua_iscfunction(L, index)
-               ? "it is a C function that no loaded module has; require its module in the task"
+               ? "it is a C function that no loaded module has, such as what io.lines or "
+                 "coroutine.wrap return; make it inside the task, or require its module there"
                : "functions that capture functions are nested too deeply");
     return;
   }

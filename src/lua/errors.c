@@ -6,6 +6,7 @@
 #include "errors.h"
 
 #include "error.h"
+#include "sight.h"
 #include "state.h"
 #include "value.h"
 
@@ -210,23 +211,13 @@ void weft_normalize_error(weft_state *state, lua_State *L) {
   lua_settop(L, value);
 }
 
-/* Pushes "file:line" of the function at `level`, or above when that is a shim of ours. */
-static int push_position(lua_State *L, int level) {
-  lua_Debug info;
-  do {
-    if (!lua_getstack(L, level++, &info))
-      return 0;
-    lua_getinfo(L, "Sl", &info);
-  } while (strcmp(info.source, WEFT_SHIM_CHUNK) == 0);
-  if (info.currentline <= 0)
-    return 0;
-  lua_pushfstring(L, "%s:%d", info.short_src, info.currentline);
-  return 1;
-}
-
 void weft_add_position(lua_State *L, int level) {
-  if (push_position(L, level))
-    lua_setfield(L, -2, "where");
+  char where[WEFT_POSITION_SIZE];
+  weft_position(L, level, where);
+  if (!*where)
+    return;
+  lua_pushstring(L, where);
+  lua_setfield(L, -2, "where");
 }
 
 static void copy_field(lua_State *L, int table, const char *field, char *out, size_t size,
@@ -286,32 +277,17 @@ weft_error *weft_to_core_error(weft_state *state, lua_State *L, int index) {
 
 /* ---- arguments ---- */
 
-#if !WEFT_LUA54
-static void push_caller(lua_State *L) {
-  lua_Debug info;
-  for (int level = 1; lua_getstack(L, level, &info); level++) {
-    lua_getinfo(L, "Sl", &info);
-    if (strcmp(info.short_src, WEFT_SHIM_CHUNK + 1) == 0)
-      continue;
-    if (info.currentline > 0) {
-      lua_pushfstring(L, "%s:%d: ", info.short_src, info.currentline);
-      return;
-    }
-    break;
-  }
-  lua_pushliteral(L, "");
-}
-
-int weft_raise_at_caller(lua_State *L, const char *format, ...) {
+int weft_raise_at_script(lua_State *L, const char *format, ...) {
+  char where[WEFT_POSITION_SIZE];
   va_list args;
-  push_caller(L);
+  weft_position(L, 1, where);
+  lua_pushfstring(L, *where ? "%s: " : "%s", where);
   va_start(args, format);
   lua_pushvfstring(L, format, args);
   va_end(args);
   lua_concat(L, 2);
   return lua_error(L);
 }
-#endif
 
 int weft_bad_argument(lua_State *L, const char *what, const char *name, const char *expected,
                       int index) {
@@ -323,10 +299,7 @@ int weft_bad_argument(lua_State *L, const char *what, const char *name, const ch
     got = lua_type(L, index) == LUA_TNUMBER ? lua_pushstring(L, number),
     lua_tostring(L, -1)                     : lua_pushfstring(L, "'%s'", lua_tostring(L, index));
   }
-  const char *where = push_position(L, 1) ? lua_tostring(L, -1) : NULL;
-  lua_pushfstring(L, "%s%sbad argument '%s' to %s: expected %s, got %s", where ? where : "",
-                  where ? ": " : "", name, what, expected, got);
-  return lua_error(L);
+  return luaL_error(L, "bad argument '%s' to %s: expected %s, got %s", name, what, expected, got);
 }
 
 double weft_check_number(lua_State *L, int index, const char *what, const char *name, double least,

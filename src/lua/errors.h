@@ -28,7 +28,7 @@ int weft_is_error(struct weft_state *state, lua_State *L, int index);
 void weft_normalize_error(struct weft_state *state, lua_State *L);
 /* The chunk name of Lua code that wraps C functions: errors name the position of its caller. */
 #define WEFT_SHIM_CHUNK "=weft"
-/* Sets `where` of the error on top of the stack to the position of the caller at `level`. */
+/* Sets `where` of the error on top of the stack to the script's position, from `level` upwards. */
 void weft_add_position(lua_State *L, int level);
 
 /* "bad argument 'limit' to weft.group: expected …, got nan". `what` is the function's full name. */

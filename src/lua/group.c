@@ -181,7 +181,9 @@ void weft_open_group(weft_state *state, lua_State *L) {
   weft_add_wait_methods(state, L);
   weft_add_task_methods(state, L);
   weft_add_leave_methods(state, L);
-  lua_pushliteral(L, "a group belongs to the state that made it; send values or channels");
+  lua_pushliteral(L,
+                  "a group belongs to the state that made it; make another inside the task, or ask "
+                  "for more tasks through a channel");
   lua_setfield(L, -2, "__weft_advice");
   lua_getfield(L, -1, "__index");
   lua_getfield(L, -1, "go");

@@ -327,7 +327,7 @@ static int go(lua_State *L) {
 
 /*** The same, for a task whose end, however it comes, is told to a waitgroup, which counts it in,
  * or to a channel, which is closed then.
- * @function group:go_notifying
+ * @function group:_go_notifying
  * @local
  * @param handle the waitgroup or channel
  * @tparam[opt] string name
@@ -339,7 +339,7 @@ static int go_notifying(lua_State *L) {
   call call = check_call(L, "group:go", 3);
   call.notified = weft_to_handle(L, 2, &weft_waitgroup_type);
   if (!call.notified)
-    call.notified = weft_check_handle(L, 2, &weft_channel_type, "group:go_notifying", "handle");
+    call.notified = weft_check_handle(L, 2, &weft_channel_type, "group:go", "handle");
   return start(group, L, &call, &go_notifying_op);
 }
 
@@ -362,7 +362,7 @@ static int try_go(lua_State *L) {
 
 void weft_add_go_methods(weft_state *state, lua_State *L) {
   static const weft_function methods[] = {{"go", go, WEFT_BLOCKS_VARIADIC},
-                                          {"go_notifying", go_notifying, WEFT_BLOCKS_VARIADIC},
+                                          {"_go_notifying", go_notifying, WEFT_BLOCKS_VARIADIC},
                                           {"try_go", try_go, WEFT_BLOCKS_VARIADIC},
                                           {NULL, NULL, 0}};
   weft_add_methods(L, state, methods);

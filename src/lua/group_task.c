@@ -239,5 +239,8 @@ void weft_open_task(weft_state *state, lua_State *L) {
       {"cancel", cancel_task, 0},       {"index", task_index, 0},
       {"__tostring", task_tostring, 0}, {NULL, NULL, 0}};
   weft_new_class(L, state, task_class, methods);
+  lua_pushliteral(
+      L, "a task belongs to the state that made it; wait for it there and send its result");
+  lua_setfield(L, -2, "__weft_advice");
   state->task_class = luaL_ref(L, LUA_REGISTRYINDEX);
 }

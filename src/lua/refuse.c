@@ -7,6 +7,8 @@
 
 #include "names.h"
 
+#include <string.h>
+
 static void push_key(lua_State *L, int key) {
   if (lua_type(L, key) == LUA_TSTRING)
     lua_pushfstring(L, ".%s", lua_tostring(L, key));
@@ -38,7 +40,7 @@ static void push_root(weft_encoder *e, const char *label) {
   if (label)
     lua_pushfstring(e->L, "upvalue '%s'", label);
   else if (e->number == 0)
-    lua_pushfstring(e->L, "%s", e->what);
+    lua_pushstring(e->L, strcmp(e->what, "argument") == 0 ? "the function" : e->what);
   else
     lua_pushfstring(e->L, "%s %d", e->what, e->number);
 }

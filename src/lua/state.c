@@ -1,4 +1,4 @@
-/* state.c: opening and closing weft's part of a Lua state, and registering functions and classes.
+/* state.c: opening and closing weft's part of a Lua state, and registering functions.
  *
  * Owns the weft_state, which a sentinel in the registry frees when the Lua state closes. Entered by
  * the state's thread. Invariant: the sentinel is older than every other userdata of weft, so its
@@ -123,7 +123,7 @@ weft_state *weft_state_open(lua_State *L, weft_worker *worker) {
   return state;
 }
 
-/* ---- functions and classes ---- */
+/* ---- functions ---- */
 
 void weft_push_shim(lua_State *L, const char *source) {
   if (luaL_loadbuffer(L, source, strlen(source), WEFT_SHIM_CHUNK) != 0)
@@ -224,25 +224,4 @@ void weft_register(lua_State *L, weft_state *state, const weft_function *functio
     weft_push_function(L, state, functions->function, functions->may_block);
     lua_setfield(L, -2, functions->name);
   }
-}
-
-void weft_new_class(lua_State *L, weft_state *state, const char *name,
-                    const weft_function *methods) {
-  luaL_newmetatable(L, name);
-  lua_pushstring(L, name);
-  lua_setfield(L, -2, "__name");
-  lua_pushboolean(L, 0);
-  lua_setfield(L, -2, "__metatable");
-  lua_newtable(L);
-  lua_setfield(L, -2, "__index");
-  weft_add_methods(L, state, methods);
-}
-
-void weft_add_methods(lua_State *L, weft_state *state, const weft_function *methods) {
-  lua_getfield(L, -1, "__index");
-  for (; methods->name; methods++) {
-    weft_push_function(L, state, methods->function, methods->may_block);
-    lua_setfield(L, strncmp(methods->name, "__", 2) == 0 ? -3 : -2, methods->name);
-  }
-  lua_pop(L, 1);
 }

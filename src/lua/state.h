@@ -57,7 +57,8 @@ void weft_push_shim(lua_State *L, const char *source);
 /* Pushes one such function. */
 void weft_push_function(lua_State *L, weft_state *state, lua_CFunction function, int may_block);
 /* A new metatable `name` in the registry, left on the stack: functions whose names begin with "__"
- * go into it, the others into its __index. */
+ * go into it, the others into its __index, which raises for any other name. Names that begin with
+ * one "_" are not told to users. */
 void weft_new_class(lua_State *L, weft_state *state, const char *name,
                     const weft_function *methods);
 /* Adds more to the class on top of the stack. */

@@ -189,7 +189,7 @@ static void add_with(lua_State *L) {
  * @raise bad argument; as @{group:go}
  */
 static const char go_source[] = "return function(self, group, ...)\n"
-                                "  local go = type(group) == 'table' and group.go_notifying\n"
+                                "  local go = type(group) == 'table' and group._go_notifying\n"
                                 "  if not go then\n"
                                 "    error(\"bad argument 'group' to waitgroup:go: expected a "
                                 "group, got \" .. type(group), 2)\n"
