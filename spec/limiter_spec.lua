@@ -95,6 +95,23 @@ describe("weft.limiter", function()
     near(0, l:tokens())
   end))
 
+  it("fails at once, too, when its turn and the deadline are at the same moment", virtually(function(clock)
+    local l = weft.limiter({ rate = 0.1, burst = 1 })
+    l:wait()
+    local function wait_at_most(seconds)
+      return assert(weft.all(weft.background():with_timeout(seconds), {
+        a = function()
+          local ok, err = l:wait()
+          return ok and "in time" or err.kind
+        end,
+      }, { pool = weft.inline })).a
+    end
+    assert.equal("deadline", wait_at_most(10))
+    near(0, clock:elapsed())
+    assert.equal("in time", wait_at_most(10.001))
+    near(10, clock:elapsed())
+  end))
+
   it("serves strictly in the order of asking, whatever is wanted", function()
     local l = still(3)
     run({ pool = weft.inline }, function(group)

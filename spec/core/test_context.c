@@ -108,6 +108,18 @@ static void released_early_leaves_no_timer(void) {
   CHECK(check_stats().timers == 0);
 }
 
+static void cancelled_with_its_parent_no_timer_stays(void) {
+  weft_context *top = weft_context_with_cancel(weft_background());
+  weft_context *child = weft_context_with_timeout(top, 1e6, NULL);
+  weft_context *grandchild = weft_context_with_timeout(child, 1e5, NULL);
+  CHECK(check_stats().timers == 2);
+  weft_context_cancel(top, NULL);
+  CHECK(weft_context_is_done(grandchild) && check_stats().timers == 0);
+  weft_context_release(grandchild);
+  weft_context_release(child);
+  weft_context_release(top);
+}
+
 static void deadline_meets_release(void) {
   for (uint32_t i = 0; i < ROUNDS; i++) {
     weft_context *parent = weft_context_with_cancel(weft_background());
@@ -194,6 +206,7 @@ static void waiters_wake_or_leave(void) {
   weft_context_cancel(context, NULL);
   CHECK(stays.wakes == 1 && leaves.wakes == 0);
   CHECK(weft_context_wait(context, &late.waiter) == 0 && late.wakes == 0);
+  CHECK(!late.waiter.is_queued && !context->waiters.head); /* it need not leave */
   weft_context_unwait(context, &stays.waiter);
   weft_context_release(context);
 }
@@ -342,6 +355,32 @@ static void concurrent_cancels_agree(void) {
   CHECK(check_stats().contexts == 0);
 }
 
+static void *cancel_first(void *top) {
+  weft_context_cancel(top, NULL);
+  return NULL;
+}
+
+/* Whoever comes second returns no earlier than the first: all descendants are done. */
+static void a_later_cancel_waits_for_the_first(void) {
+  weft_context **leaves = calloc(DEEP / 10, sizeof *leaves);
+  for (int round = 0; round < 10; round++) {
+    weft_context *top = weft_context_with_cancel(weft_background());
+    pthread_t first;
+    for (int i = 0; i < DEEP / 10; i++)
+      leaves[i] = weft_context_with_cancel(top);
+    pthread_create(&first, NULL, cancel_first, top);
+    AWAIT(weft_context_is_done(top));
+    weft_context_cancel(top, NULL);
+    for (int i = 0; i < DEEP / 10; i++)
+      CHECK(weft_context_is_done(leaves[i]));
+    pthread_join(first, NULL);
+    for (int i = 0; i < DEEP / 10; i++)
+      weft_context_release(leaves[i]);
+    weft_context_release(top);
+  }
+  free(leaves);
+}
+
 /* A value that owns the last reference to a context: cancelling one tree may destroy another. */
 static void values_may_hold_contexts(void) {
   weft_context *top = weft_context_with_cancel(weft_background());
@@ -370,6 +409,8 @@ int main(void) {
   check_run("context: a deadline ends the tree", deadline_ends_the_tree);
   check_run("context: a past deadline is done at once", past_deadline_is_done_at_once);
   check_run("context: released early, no timer stays", released_early_leaves_no_timer);
+  check_run("context: cancelled with its parent, no timer stays",
+            cancelled_with_its_parent_no_timer_stays);
   check_run("context: a deadline meets a release", deadline_meets_release);
   check_run("context: the nearest value is found", nearest_value_is_found);
   check_run("context: a detached one outlives its parent", detached_outlives_its_parent);
@@ -380,5 +421,6 @@ int main(void) {
   check_run("context: 100,000 children", many_children);
   check_run("context: cancel while children are destroyed", cancel_while_children_are_destroyed);
   check_run("context: concurrent cancels agree", concurrent_cancels_agree);
+  check_run("context: a later cancel waits for the first", a_later_cancel_waits_for_the_first);
   return check_end();
 }

@@ -180,6 +180,45 @@ static void a_dropped_group_ends_by_itself(void) {
 
 /* A task that was counted in and refused by the pool, while the real one ended and somebody
  * waits. */
+/* Of echoes the first one counts, as of errors. */
+static void a_later_echo_changes_nothing(void) {
+  weft_pool *pool = new_pool(1, 0);
+  weft_group *group = new_group(pool, 0);
+  static const char *const kinds[] = {"deadline", "canceled", "boom", "crash", "canceled"};
+  static const char *const first[] = {"deadline", "deadline", "boom", "boom", "boom"};
+  for (size_t i = 0; i < COUNT(kinds); i++) {
+    weft_error *error = weft_error_new(kinds[i], "");
+    weft_group_fail(group, error);
+    weft_error_release(error);
+    CHECK(is_kind(weft_group_first_error(group), first[i]));
+  }
+  finish(group, pool);
+}
+
+/* One waits for the end, others for room: each is woken at its own count. */
+static void each_waiter_has_its_count(void) {
+  weft_pool *pool = new_pool(1, 0);
+  weft_group *group = new_group(pool, 0);
+  probe end, room, gone;
+  probe_init(&end);
+  probe_init(&room);
+  probe_init(&gone);
+  weft_group_add(group, 4);
+  CHECK(weft_group_wait_below(group, 1, &end.waiter) == 1);
+  CHECK(weft_group_wait_below(group, 3, &room.waiter) == 1);
+  CHECK(weft_group_wait_below(group, 4, &gone.waiter) == 1);
+  weft_group_unwait(group, &gone.waiter);
+  weft_group_unadd(group, 1);
+  CHECK(end.wakes == 0 && room.wakes == 0);
+  weft_group_unadd(group, 1);
+  CHECK(end.wakes == 0 && room.wakes == 1);
+  weft_group_unadd(group, 1);
+  CHECK(end.wakes == 0);
+  weft_group_unadd(group, 1);
+  CHECK(end.wakes == 1 && room.wakes == 1 && gone.wakes == 0);
+  finish(group, pool);
+}
+
 static void a_refused_task_does_not_hide_the_end(void) {
   weft_pool *pool = new_pool(1, 0);
   weft_group *group = new_group(pool, 0);
@@ -439,6 +478,8 @@ int main(void) {
   check_run("group: keeps its limit", keeps_its_limit);
   check_run("group: the first error cancels", the_first_error_cancels);
   check_run("group: an echo does not hide the error", an_echo_does_not_hide_the_error);
+  check_run("group: a later echo changes nothing", a_later_echo_changes_nothing);
+  check_run("group: each waiter has its count", each_waiter_has_its_count);
   check_run("group: a collecting one goes on", a_collecting_group_goes_on);
   check_run("group: close cancels and waits", close_cancels_and_waits);
   check_run("group: a dropped one ends by itself", a_dropped_group_ends_by_itself);

@@ -118,6 +118,31 @@ static void a_seed_repeats_chance(void) {
   weft_channel_release(channel);
 }
 
+/* By address, each once: whatever the order and number of the cases, nobody locks against another.
+ */
+static void locks_in_one_order(void) {
+  static const uint32_t counts[] = {1, 2, 7, 32, 33, MANY};
+  weft_channel *channels[MANY];
+  weft_select_case cases[2 * MANY];
+  weft_select select;
+  for (int i = 0; i < MANY; i++)
+    channels[i] = weft_channel_new(0);
+  for (int round = 0; round < 100; round++)
+    for (size_t n = 0; n < COUNT(counts); n++) {
+      for (uint32_t i = 0; i < 2 * counts[n]; i++)
+        cases[i] = recv_of(channels[(uint32_t)weft_random() % counts[n]], NULL);
+      for (uint32_t i = 0; i < counts[n]; i++)
+        cases[i] = recv_of(channels[i], NULL);
+      weft_select_init(&select, cases, 2 * counts[n], 0);
+      CHECK(select.lock_count == counts[n]);
+      for (uint32_t i = 1; i < select.lock_count; i++)
+        CHECK((uintptr_t)cases[cases[i - 1].locked].channel <
+              (uintptr_t)cases[cases[i].locked].channel);
+    }
+  for (int i = 0; i < MANY; i++)
+    weft_channel_release(channels[i]);
+}
+
 static void in_order_the_first_one_goes_on(void) {
   weft_channel *channels[MANY];
   weft_select_case cases[MANY];
@@ -436,6 +461,7 @@ int main(void) {
   check_run("select: one case goes on", one_case_goes_on);
   check_run("select: chance is fair", chance_is_fair);
   check_run("select: a seed repeats chance", a_seed_repeats_chance);
+  check_run("select: locks in one order", locks_in_one_order);
   check_run("select: in order the first one goes on", in_order_the_first_one_goes_on);
   check_run("select: closed channels", closed_channels);
   check_run("select: waiters are claimed once and leave", waiters_are_claimed_once_and_leave);

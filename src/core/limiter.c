@@ -197,8 +197,8 @@ static int take_locked(weft_limiter *limiter, uint32_t weight) {
 
 static int queue_locked(weft_limiter *limiter, uint64_t deadline_ns, weft_waiter *waiter) {
   if (deadline_ns != WEFT_NEVER_NS &&
-      time_of(limiter, limiter->queued + waiter->weight) > deadline_ns)
-    return WEFT_TOO_LATE;
+      time_of(limiter, limiter->queued + waiter->weight) >= deadline_ns)
+    return WEFT_TOO_LATE; /* at the deadline itself, too: then the context is done */
   int is_first = !limiter->waiters.head;
   waiter->slot = NULL;
   weft_waitlist_push(&limiter->waiters, waiter);
@@ -319,8 +319,6 @@ void weft_limiter_set(weft_limiter *limiter, double rate, uint32_t burst) {
     limiter->rate = rate;
   if (burst > 0)
     limiter->burst = burst;
-  if (limiter->tokens > limiter->burst)
-    limiter->tokens = limiter->burst;
   reject_too_large(limiter, &woken);
   serve(limiter, &woken);
   pthread_mutex_unlock(&limiter->lock);

@@ -191,7 +191,7 @@ weft_limiter *weft_limiter_retain(weft_limiter *limiter);
 void weft_limiter_release(weft_limiter *limiter);
 /* Blocks the calling native thread until it has taken n tokens. WEFT_OK, WEFT_CANCELED,
  * WEFT_TOO_LARGE (more than the burst), WEFT_NOTHREAD; WEFT_TOO_LATE at once when its turn would
- * come after the context's deadline. Nothing is taken but with WEFT_OK. */
+ * not come before the context's deadline. Nothing is taken but with WEFT_OK. */
 int weft_limiter_wait(weft_context *context, weft_limiter *limiter, uint32_t n);
 /* Takes n tokens (WEFT_OK), or WEFT_WOULD_WAIT or WEFT_TOO_LARGE and nothing is taken. */
 int weft_limiter_allow(weft_limiter *limiter, uint32_t n);

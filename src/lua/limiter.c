@@ -134,8 +134,8 @@ static const weft_park_op wait_op = {"limiter:wait", finish_wait,  NULL,
  * @treturn[1] boolean true
  * @treturn[2] nil
  * @treturn[2] error at once and with nothing taken: of kind "too_large" when n is more than the
- * burst (also when @{limiter:set} makes it so later), of kind "deadline" when the turn would come
- * after the deadline of the caller's context
+ * burst (also when @{limiter:set} makes it so later), of kind "deadline" when the turn would not
+ * come before the deadline of the caller's context
  * @raise bad argument 'n'; when the caller's context is done: nothing is taken then
  */
 static int wait_for_tokens(lua_State *L) {
