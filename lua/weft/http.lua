@@ -20,7 +20,7 @@
 -- | "nomem", "nothread" | memory, threads |
 --
 -- Besides, `err.code` is libcurl's number (0: none), `err.sent` whether the server may have seen the request, and
--- `err.received` how many bytes of the body had come.
+-- `err.received` how many bytes of the body had come, `err.proxy_status` with which status a proxy refused to connect.
 --
 -- @module weft.http
 local clients = require "weft.http.client"

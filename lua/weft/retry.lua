@@ -10,7 +10,7 @@
 -- | status 408, 409, 429, 500 and above | yes |
 -- | a header `x-should-retry` (`err.should_retry`) | as it says, but for "quota" |
 -- | libcurl's codes 5, 6, 7, 16, 18, 28, 35, 52, 55, 56, 92, 95: name, connection, reset, cut short | yes |
--- | certificates, any other code of libcurl, any other status | no |
+-- | certificates, any other code of libcurl, any other status, also of a proxy that refuses (`err.proxy_status`) | no |
 -- | kinds "quota", "auth", "request", "content", "invalid", "too_large", "skipped_budget", "breaker_open" | no |
 -- | kind "canceled" | no; a cancelled context raises |
 -- | any other error, whatever its type | yes |
@@ -80,6 +80,9 @@ function retry.is_retried(err)
     return err.should_retry
   elseif type(err.status) == "number" and err.status >= 400 then
     return retry.is_retried_status(err.status)
+  end
+  if type(err.proxy_status) == "number" and not retry.is_retried_status(err.proxy_status) then
+    return false
   end
   local code = curl_code(err)
   if code then

@@ -116,8 +116,9 @@ typedef struct weft_http_failure {
   int code;        /* libcurl's, also where it only comes nearest: 28 for every timeout; 0: none */
   uint8_t expired; /* the WEFT_HTTP_ limit that was reached; WEFT_HTTP_NO_LIMIT: none */
   uint8_t is_sent; /* the server may have seen the request */
-  uint32_t limit_ms; /* of `expired` */
-  uint64_t received; /* bytes of the answer's body, as they came out of the decompression */
+  uint16_t proxy_status; /* with which a proxy refused to connect; 0: none did */
+  uint32_t limit_ms;     /* of `expired` */
+  uint64_t received;     /* bytes of the answer's body, as they came out of the decompression */
 } weft_http_failure;
 /* More about the error, when there is one. */
 const weft_http_failure *weft_http_failure_of(weft_http_transfer *transfer);

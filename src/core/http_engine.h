@@ -128,6 +128,7 @@ struct weft_http_slot {
   uint8_t is_http2; /* the request went over HTTP/2; known only with a log */
   uint8_t is_spent; /* libcurl has repeated a request: it never forgets how often it has, and at the
                        sixth time it gives up */
+  long preface;     /* bytes that went to a proxy before the request: CONNECT and its headers */
   int system_error; /* errno of a socket that could not be made or watched; 0: none */
   char reason[CURL_ERROR_SIZE];
 };

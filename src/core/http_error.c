@@ -159,14 +159,36 @@ static weft_error *timeout_error(weft_http_transfer *transfer) {
   return make(transfer, "timeout", reason);
 }
 
+/* A proxy that was asked for a tunnel and said no. */
+static uint16_t proxy_status_of(weft_http_transfer *transfer) {
+  long status = 0;
+  if (transfer->slot)
+    curl_easy_getinfo(transfer->slot->easy, CURLINFO_HTTP_CONNECTCODE, &status);
+  return status >= 300 && status <= 999 ? (uint16_t)status : 0;
+}
+
+/* What may help: a bundle of one's own only where the signature is the trouble. */
+static const char *hint_of(weft_http_transfer *transfer, CURLcode code, const char *reason) {
+  size_t cause = cause_of(code);
+  if (transfer->failure.proxy_status == 407)
+    return "; the proxy wants a user and a password, or other ones";
+  if (cause == sizeof causes / sizeof *causes)
+    return "";
+  if (code == CURLE_PEER_FAILED_VERIFICATION &&
+      (transfer->ca_file || strstr(reason, "expired") || strstr(reason, "host name")))
+    return "";
+  return causes[cause].hint;
+}
+
 static weft_error *libcurl_error(weft_http_transfer *transfer, CURLcode code, const char *reason) {
   char text[REASON_SIZE], progress[96] = "";
   size_t cause = cause_of(code);
   int is_known = cause < sizeof causes / sizeof *causes;
+  transfer->failure.proxy_status = proxy_status_of(transfer);
   if (transfer->has_final_head)
     put_progress(transfer, progress, sizeof progress);
   snprintf(text, sizeof text, "%s (curl %d)%s%s%s", *reason ? reason : curl_easy_strerror(code),
-           (int)code, is_known ? causes[cause].hint : "", *progress ? "; " : "", progress);
+           (int)code, hint_of(transfer, code, reason), *progress ? "; " : "", progress);
   return make(transfer, is_known ? causes[cause].kind : "network", text);
 }
 

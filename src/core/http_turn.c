@@ -43,7 +43,8 @@ static void read_times(weft_http_transfer *transfer) {
   times->received = (uint64_t)received;
   times->redirects = transfer->redirects;
   times->is_reused = connects == 0 && times->connected_ns != 0;
-  transfer->failure.is_sent = size > 0;
+  transfer->failure.is_sent =
+      transfer->redirects || (transfer->step >= WEFT_HTTP_ASKED && size > transfer->slot->preface);
 }
 
 /* Out of libcurl and out of its lane; `code` is how it ended there. */
@@ -174,7 +175,9 @@ int weft_http_on_ready(void *arg, char *remote_ip, char *local_ip, int remote_po
   (void)remote_ip, (void)local_ip, (void)remote_port, (void)local_port;
   curl_easy_getinfo(slot->easy, CURLINFO_REQUEST_SIZE, &sent);
   slot->is_spent = transfer->step != WEFT_HTTP_CONNECTING;
-  if (sent > 0 && !transfer->is_repeatable && !is_refused(slot)) {
+  if (!slot->is_spent)
+    slot->preface = sent;
+  if (sent > slot->preface && !transfer->is_repeatable && !is_refused(slot)) {
     transfer->refusal = WEFT_HTTP_NOT_REPEATED;
     return CURL_PREREQFUNC_ABORT;
   }

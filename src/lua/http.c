@@ -292,6 +292,10 @@ static void add_failure(lua_State *L, const weft_http_failure *failure) {
   lua_setfield(L, -2, "sent");
   weft_push_integer(L, (int64_t)failure->received);
   lua_setfield(L, -2, "received");
+  if (failure->proxy_status) {
+    weft_push_integer(L, failure->proxy_status);
+    lua_setfield(L, -2, "proxy_status");
+  }
   if (!failure->expired)
     return;
   lua_pushstring(L, weft_http_limit_name(failure->expired));
