@@ -26,6 +26,7 @@ typedef struct decoder {
   uint32_t fixup_count, fixup_capacity;
   uint32_t unbuilt; /* set by a reference to a function that is being built: its number + 1 */
   uint32_t depth;   /* of functions */
+  const char *first_where; /* see weft_ship */
 } decoder;
 
 static inline uint64_t get_varint(decoder *d) {
@@ -151,7 +152,7 @@ static void get_function(decoder *d, const weft_code *code) {
   lua_State *L = d->L;
   uint32_t number = d->count++;
   if (number == 0)
-    d->state->ship.first_where = code->where;
+    d->first_where = code->where;
   if (d->depth++ > 0 || code->upvalue_count > FEW_UPVALUES) /* else weft_decode made room */
     luaL_checkstack(L, code->upvalue_count + 16, "upvalues");
   weft_ship_push_factory(d->state, L, code);
@@ -315,8 +316,8 @@ static void prepare_objects(decoder *d, const weft_parcel *parcel) {
     lua_settop(L, lua_gettop(L) + (int)objects);
 }
 
-int weft_decode_plain(lua_State *L, const weft_parcel *parcel) {
-  if (parcel->count != 1 || parcel->data[1] > WEFT_TAG_POINTER)
+static int decode_lone(lua_State *L, const weft_parcel *parcel, uint8_t last_tag) {
+  if (parcel->count != 1 || parcel->data[1] > last_tag)
     return 0;
   const uint8_t *at = parcel->data + 1;
   if (at[0] == WEFT_TAG_INTEGER && at[1] < 128) { /* the commonest: one byte */
@@ -328,13 +329,20 @@ int weft_decode_plain(lua_State *L, const weft_parcel *parcel) {
   return 1;
 }
 
+int weft_decode_plain(lua_State *L, const weft_parcel *parcel) {
+  return decode_lone(L, parcel, WEFT_TAG_POINTER);
+}
+
+int weft_decode_scalar(lua_State *L, const weft_parcel *parcel) {
+  return decode_lone(L, parcel, WEFT_TAG_FLOAT);
+}
+
 int weft_decode(weft_state *state, lua_State *L, const weft_parcel *parcel) {
   decoder d = {.state = state, .L = L, .at = parcel->data + 1};
   int top = lua_gettop(L), count = (int)parcel->count;
   uint32_t few_tables[8];
   if (parcel->size == 0)
     return 0;
-  state->ship.first_where = NULL;
   luaL_checkstack(L, count + STACK_OBJECTS + FEW_UPVALUES + 24, "message");
   d.order = few_tables;
   d.table_capacity = 8;
@@ -356,5 +364,7 @@ int weft_decode(weft_state *state, lua_State *L, const weft_parcel *parcel) {
     }
     lua_settop(L, top + count);
   }
+  state->ship.first_where =
+      d.first_where; /* after all that may run finalizers, which decode, too */
   return count;
 }

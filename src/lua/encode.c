@@ -1,7 +1,9 @@
 /* encode.c: values to messages.
  *
  * Owns nothing that outlives a call but the state's scratch. Entered by the state's thread alone.
- * Invariant: an error leaves the scratch and the writer as they are; the next message begins anew.
+ * Invariants: an error leaves the scratch and the writer as they are; the next message begins anew.
+ * While a message is written no code of the script's runs, be it a metamethod or a finalizer: what
+ * allocates Lua memory is called undisturbed.
  */
 #include "encode.h"
 
@@ -28,6 +30,29 @@ static void check(weft_encoder *e, int rc) {
                (int)(WEFT_PARCEL_MAX >> 20));
   else if (rc != WEFT_BUF_OK)
     luaL_error(e->L, "not enough memory");
+}
+
+/* ---- undisturbed ---- */
+
+/* Without the position that luaL_error adds for the function that raised. */
+static int raise_again(lua_State *L, int rc) {
+  return rc == LUA_ERRRUN && lua_type(L, -1) == LUA_TSTRING
+             ? luaL_error(L, "%s", lua_tostring(L, -1))
+             : lua_error(L);
+}
+
+void weft_encode_undisturbed(lua_State *L, lua_CFunction function, int index, void *arg) {
+  int was_running = lua_gc(L, LUA_GCISRUNNING, 0);
+  lua_gc(L, LUA_GCSTOP, 0);
+  lua_pushvalue(L, index);
+  lua_pushcfunction(L, function);
+  lua_insert(L, -2);
+  lua_pushlightuserdata(L, arg);
+  int rc = lua_pcall(L, 2, 0, 0);
+  if (was_running)
+    lua_gc(L, LUA_GCRESTART, 0);
+  if (rc != 0)
+    raise_again(L, rc);
 }
 
 /* ---- tables ---- */
@@ -68,17 +93,13 @@ static void put_metatable(weft_encoder *e, int index) {
     size_t size;
     const char *name = lua_tolstring(L, -1, &size);
     if (!name) {
-      lua_settop(L, lua_gettop(L) - 3);
-      lua_getfield(L, -1, "__weft_advice");
-      const char *advice = lua_tostring(L, -1);
+      lua_settop(L, lua_gettop(L) - 4);
       lua_pushvalue(L, index);
       weft_encode_refuse(
-          e, advice ? advice
-             : e->state->scheduler.guests
+          e, e->state->scheduler.guests
                  ? "it has a metatable: what is nginx's stays in the handler; for a class of your "
                    "own there is weft.register(name, metatable)"
                  : "it has a metatable: register that with weft.register(name, metatable)");
-      lua_pop(L, 2);
       return;
     }
     check(e, weft_put_bytes(e->out, WEFT_TAG_METATABLE, name, size));
@@ -220,21 +241,37 @@ static void put_new_function(weft_encoder *e, int index, weft_code *code) {
   }
 }
 
+typedef struct lookup {
+  weft_encoder *encoder;
+  const char *name; /* NULL: it has none */
+  size_t size;
+  weft_code *code;
+} lookup;
+
 /* Code that was shipped before is no module's function; anything else may be. */
-static const char *find_function_name(weft_encoder *e, int index, size_t *size) {
-  const char *name = weft_names_find_function(e->state, e->L, index, size);
-  if (name || !weft_names_refresh(e->state, e->L))
-    return name;
-  return weft_names_find_function(e->state, e->L, index, size);
+static int look_up_name(lua_State *L) {
+  lookup *self = lua_touserdata(L, 2);
+  weft_state *state = self->encoder->state;
+  self->name = weft_names_find_function(state, L, 1, &self->size);
+  if (!self->name && weft_names_refresh(state, L))
+    self->name = weft_names_find_function(state, L, 1, &self->size);
+  return 0;
+}
+
+static int look_up_code(lua_State *L) {
+  lookup *self = lua_touserdata(L, 2);
+  self->code = weft_ship_code(self->encoder->state, L, 1);
+  return 0;
 }
 
 static void put_function(weft_encoder *e, int index) {
   lua_State *L = e->L;
-  size_t size;
-  weft_code *code = weft_ship_find(e->state, L, index);
-  const char *name = code ? NULL : find_function_name(e, index, &size);
-  if (name) {
-    put_name(e, name, size);
+  luaL_checkstack(L, 4, "function");
+  lookup found = {.encoder = e, .code = weft_ship_find(e->state, L, index)};
+  if (!found.code)
+    weft_encode_undisturbed(L, look_up_name, index, &found);
+  if (found.name) {
+    put_name(e, found.name, found.size);
     return;
   }
   if (lua_iscfunction(L, index) || e->depth >= MAX_FUNCTION_DEPTH) {
@@ -247,32 +284,21 @@ static void put_function(weft_encoder *e, int index) {
     return;
   }
   int64_t seen = see(e, lua_topointer(L, index));
-  if (seen >= 0)
+  if (seen >= 0) {
     check(e, weft_put_tagged(e->out, WEFT_TAG_REFERENCE, (uint64_t)seen));
-  else
-    put_new_function(e, index, code ? code : weft_ship_code(e->state, L, index));
-}
-
-/* With the words of its own class, if that has any. */
-static void refuse_userdata(weft_encoder *e, int index) {
-  lua_State *L = e->L;
-  const char *advice = NULL;
-  luaL_checkstack(L, 4, "userdata");
-  int top = lua_gettop(L);
-  if (lua_getmetatable(L, index)) {
-    lua_pushliteral(L, "__weft_advice");
-    lua_rawget(L, -2);
-    advice = lua_tostring(L, -1);
+    return;
   }
-  lua_pushvalue(L, index);
-  weft_encode_refuse(e, advice ? advice : "open it inside the task, or use weft.inline");
-  lua_settop(L, top);
+  if (!found.code)
+    weft_encode_undisturbed(L, look_up_code, index, &found);
+  put_new_function(e, index, found.code);
 }
 
 static void put_userdata(weft_encoder *e, int index) {
   weft_handle *handle = weft_test_handle(e->L, index);
   if (!handle) {
-    refuse_userdata(e, index);
+    luaL_checkstack(e->L, 4, "userdata");
+    lua_pushvalue(e->L, index);
+    weft_encode_refuse(e, "open it inside the task, or use weft.inline");
     return;
   }
   check(e, weft_buf_putc(e->out, WEFT_TAG_HANDLE));

@@ -96,10 +96,10 @@ static void drain(weft_group_body *group, lua_State *L, int env) {
     weft_task *next = task->next;
     if (task->kind == WEFT_KIND_LOCAL) {
       /* its outcome has never left the state */
-    } else if (task->status == WEFT_TASK_DONE && weft_decode_plain(L, &task->parcel)) {
+    } else if (task->status == WEFT_TASK_DONE && weft_decode_scalar(L, &task->parcel)) {
       lua_rawseti(L, -2, (int)task->index);
     } else {
-      group->ended = next; /* what this runs may drain, too */
+      group->ended = next; /* what this runs, finalizers included, may drain, too */
       store_outcome(group, L, env, task);
     }
     if (group->ended == task)

@@ -58,9 +58,13 @@ static int grow_slots(weft_group_body *group) {
   return slots && order;
 }
 
+/* Room for one more slot. To be made sure of after everything that may run finalizers, since those
+ * may start tasks, too. */
+static int has_slot(weft_group_body *group) {
+  return group->count - group->base < group->capacity || grow_slots(group);
+}
+
 static weft_task *new_task(weft_group_body *group, lua_State *L, int name_index) {
-  if (group->count - group->base == group->capacity && !grow_slots(group))
-    luaL_error(L, "not enough memory");
   weft_task *task = weft_task_take(&group->state->free_tasks, group->core);
   if (!task)
     luaL_error(L, "not enough memory");
@@ -73,14 +77,14 @@ static weft_task *new_task(weft_group_body *group, lua_State *L, int name_index)
       luaL_error(L, "not enough memory");
     }
   }
-  task->index = group->count + 1;
   return task;
 }
 
 /* Groups with a limit, or that somebody waits for already, count exactly; the others in steps,
  * since workers count down the same word. */
 static void count_in(weft_group_body *group, weft_task *task) {
-  *weft_slot_of(group, ++group->count) = task;
+  task->index = ++group->count;
+  *weft_slot_of(group, task->index) = task;
   if (group->credit == 0) {
     int is_exact = group->core->limit || group->is_local || weft_group_has_waiters(group->core);
     group->credit = is_exact ? 1 : CREDIT;
@@ -118,22 +122,30 @@ static weft_task *pack_task(weft_group_body *group, lua_State *L, const call *ca
   return task;
 }
 
-/* Frees the task when it raises. */
-static void set_notified(lua_State *L, weft_task *task, const call *call) {
-  int rc = call->notified ? weft_task_notify(task, call->notified) : WEFT_OK;
-  if (rc == WEFT_OK)
-    return;
-  weft_task_free(task);
-  luaL_error(L,
-             rc == WEFT_NOMEM ? "not enough memory" : "waitgroup:go: the count would be too large");
+/* The last that may fail before the task counts: a WEFT_ code, and it is freed unless that is
+ * WEFT_OK. */
+static int admit(weft_group_body *group, weft_task *task, const call *call) {
+  int rc = has_slot(group) ? WEFT_OK : WEFT_NOMEM;
+  if (rc == WEFT_OK && call->notified)
+    rc = weft_task_notify(task, call->notified);
+  if (rc != WEFT_OK)
+    weft_task_free(task);
+  return rc;
+}
+
+static int raise_not_admitted(lua_State *L, int rc) {
+  return luaL_error(L, rc == WEFT_NOMEM ? "not enough memory"
+                                        : "waitgroup:go: the count would be too large");
 }
 
 /* A WEFT_ code. */
 static int submit(weft_group_body *group, lua_State *L, const call *call, int count) {
   weft_task *task = pack_task(group, L, call, count);
-  set_notified(L, task, call);
+  int rc = admit(group, task, call);
+  if (rc != WEFT_OK)
+    return raise_not_admitted(L, rc);
   count_in(group, task);
-  int rc = weft_pool_submit(group->core->pool, task);
+  rc = weft_pool_submit(group->core->pool, task);
   if (rc != WEFT_OK) {
     weft_task_unnotify(task);
     count_out(group, task);
@@ -157,7 +169,11 @@ static int start_local(weft_group_body *group, lua_State *L, const call *call, i
   for (int i = 1; i < count; i++)
     lua_pushvalue(L, call->function + i);
   weft_fiber *fiber = weft_scheduler_reserve(&group->state->scheduler, L, count + 1);
-  set_notified(L, task, call);
+  int rc = admit(group, task, call);
+  if (rc != WEFT_OK) {
+    weft_scheduler_unreserve(&group->state->scheduler, fiber);
+    return raise_not_admitted(L, rc);
+  }
   count_in(group, task);
   weft_scheduler_start_local(&group->state->scheduler, L, fiber, task, count + 1);
   return WEFT_OK;
@@ -174,7 +190,9 @@ static int start_guest(weft_group_body *group, lua_State *L, const call *call, i
   weft_guest_task_adopt(starter, L, task);
   task->kind = WEFT_KIND_LOCAL;
   starter->task = NULL; /* freed by the next, should that raise */
-  set_notified(L, task, call);
+  int rc = admit(group, task, call);
+  if (rc != WEFT_OK)
+    return raise_not_admitted(L, rc);
   starter->task = task;
   count_in(group, task);
   starter->is_counted = 1;

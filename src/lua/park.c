@@ -75,6 +75,8 @@ int weft_raise_in_c_call(lua_State *L, const char *what) {
 
 void weft_check_can_block(weft_state *state, lua_State *L, const char *what) {
   weft_fiber *fiber = state->scheduler.current;
+  if (state->scheduler.is_closing)
+    luaL_error(L, "%s would block while the Lua state closes", what);
   if (!fiber && state->scheduler.guests) {
     weft_guests_ready(&state->scheduler, L); /* whether it may wait is seen when it must */
     return;

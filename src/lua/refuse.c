@@ -103,20 +103,40 @@ void weft_encode_forget_pending(weft_encoder *e) {
   lua_pop(e->L, 1);
 }
 
-/* Raises "<path>: <type> cannot be sent; <advice>". The culprit is on top of the stack, which it
- * leaves. Returns when it may be part of a module that was loaded lately: the message is then
- * written again. */
-void weft_encode_refuse(weft_encoder *e, const char *advice) {
-  lua_State *L = e->L;
-  luaL_checkstack(L, 16, "error");
-  if (weft_names_refresh(e->state, L) || e->names_known != e->state->names_loaded) {
-    lua_pop(L, 1);
-    return;
+/* Pushes `__weft_advice` of the value's metatable, when that has one, or the advice that is given.
+ */
+static const char *push_advice(lua_State *L, int index, const char *otherwise) {
+  if (lua_getmetatable(L, index)) {
+    lua_pushliteral(L, "__weft_advice");
+    lua_rawget(L, -2);
+    if (lua_type(L, -1) == LUA_TSTRING)
+      return lua_tostring(L, -1);
   }
-  int culprit = lua_gettop(L);
-  const char *type = push_type_name(L, culprit);
-  lua_pushvalue(L, culprit);
+  return lua_pushstring(L, otherwise), lua_tostring(L, -1);
+}
+
+typedef struct refusal {
+  weft_encoder *encoder;
+  const char *advice;
+} refusal;
+
+static int refuse(lua_State *L) {
+  refusal *refusal = lua_touserdata(L, 2);
+  weft_encoder *e = refusal->encoder;
+  luaL_checkstack(L, 16, "error");
+  if (weft_names_refresh(e->state, L) || e->names_known != e->state->names_loaded)
+    return 0;
+  const char *type = push_type_name(L, 1), *advice = push_advice(L, 1, refusal->advice);
+  lua_pushvalue(L, 1);
   push_path(e);
   weft_encode_forget_pending(e);
-  luaL_error(L, "%s: %s cannot be sent; %s", lua_tostring(L, -1), type, advice);
+  return luaL_error(L, "%s: %s cannot be sent; %s", lua_tostring(L, -1), type, advice);
+}
+
+void weft_encode_refuse(weft_encoder *e, const char *advice) {
+  lua_State *L = e->L;
+  refusal refusal = {e, advice};
+  luaL_checkstack(L, 4, "error");
+  weft_encode_undisturbed(L, refuse, lua_gettop(L), &refusal);
+  lua_pop(L, 1);
 }

@@ -293,6 +293,8 @@ static weft_sight *sorted(weft_sight *first) {
 }
 
 weft_sight *weft_roll_call(weft_scheduler *self, lua_State *L) {
+  if (self && self->is_closing)
+    self = NULL; /* it has no tasks and no inbox any more */
   roll *roll = new_roll(self);
   if (!roll)
     return NULL;

@@ -39,17 +39,31 @@ static int add_block(weft_scheduler *scheduler) {
   return 1;
 }
 
+/* A coroutine for the first idle fiber. A finalizer that this runs may take that one, or give one
+ * back that has a coroutine. */
+static void add_coroutine(weft_scheduler *scheduler, lua_State *L) {
+  lua_State *co = lua_newthread(L);
+  int anchor = luaL_ref(L, LUA_REGISTRYINDEX);
+  weft_fiber *fiber = scheduler->idle;
+  if (!fiber || fiber->co) {
+    luaL_unref(L, LUA_REGISTRYINDEX, anchor);
+    return;
+  }
+  fiber->anchor = anchor;
+  fiber->co = co;
+  scheduler->idle_count++;
+}
+
 /* A fiber with an empty coroutine. Raises without memory. */
 static weft_fiber *take_fiber(weft_scheduler *scheduler, lua_State *L) {
-  if (!scheduler->idle && !add_block(scheduler))
-    luaL_error(L, "not enough memory");
-  weft_fiber *fiber = scheduler->idle;
-  if (!fiber->co) {
-    lua_State *co = lua_newthread(L);
-    fiber->anchor = luaL_ref(L, LUA_REGISTRYINDEX);
-    fiber->co = co;
-    scheduler->idle_count++;
+  if (scheduler->is_closing)
+    luaL_error(L, "no task can be started while the Lua state closes");
+  while (!scheduler->idle || !scheduler->idle->co) {
+    if (!scheduler->idle && !add_block(scheduler))
+      luaL_error(L, "not enough memory");
+    add_coroutine(scheduler, L);
   }
+  weft_fiber *fiber = scheduler->idle;
   scheduler->idle = fiber->next;
   scheduler->idle_count--;
   weft_tally(&scheduler->live, 1);
@@ -224,10 +238,14 @@ void weft_scheduler_drop_starting(weft_scheduler *scheduler) {
 weft_fiber *weft_scheduler_reserve(weft_scheduler *scheduler, lua_State *L, int count) {
   weft_fiber *fiber = take_fiber(scheduler, L);
   if (!lua_checkstack(fiber->co, count + 8)) {
-    give_fiber_back(scheduler, fiber, 1);
+    weft_scheduler_unreserve(scheduler, fiber);
     luaL_error(L, "too many arguments");
   }
   return fiber;
+}
+
+void weft_scheduler_unreserve(weft_scheduler *scheduler, weft_fiber *fiber) {
+  give_fiber_back(scheduler, fiber, 1);
 }
 
 void weft_scheduler_start_local(weft_scheduler *scheduler, lua_State *L, weft_fiber *fiber,

@@ -192,6 +192,7 @@ void weft_scheduler_abandon(weft_scheduler *scheduler, const void *object);
 void weft_scheduler_start(weft_scheduler *scheduler, weft_task *task);
 /* For a task of weft.inline, in two steps: a fiber with room for `count` values, or a raise; */
 weft_fiber *weft_scheduler_reserve(weft_scheduler *scheduler, lua_State *L, int count);
+void weft_scheduler_unreserve(weft_scheduler *scheduler, weft_fiber *fiber);
 /* then, without a way to fail, queues the task whose function and arguments are the top of L. */
 void weft_scheduler_start_local(weft_scheduler *scheduler, lua_State *L, weft_fiber *fiber,
                                 weft_task *task, int count);

@@ -1,15 +1,15 @@
 /* state.c: opening and closing weft's part of a Lua state, and registering functions.
  *
- * Owns the weft_state, which a sentinel in the registry frees when the Lua state closes. Entered by
- * the state's thread. Invariant: the sentinel is older than every other userdata of weft, so its
- * finalizer runs last.
+ * The weft_state is a userdata in the registry. Entered by the state's thread. Invariants: it is
+ * older than every other userdata of weft, so its finalizer runs after theirs; its memory goes with
+ * the Lua state's, since a script's finalizers that are older still may call us after it: then
+ * nothing can block or be started any more.
  */
 #include "state.h"
 
 #include "errors.h"
 #include "fibers.h"
 #include "guest.h"
-#include "mem.h"
 #include "nginx.h"
 #include "value.h"
 
@@ -18,17 +18,12 @@
 static const char state_key;
 
 static int close_state(lua_State *L) {
-  weft_state **sentinel = lua_touserdata(L, 1);
-  weft_state *state = *sentinel;
-  if (!state)
-    return 0;
-  *sentinel = NULL;
+  weft_state *state = lua_touserdata(L, 1);
   weft_ship_close(&state->ship);
   weft_encoder_scratch_free(&state->scratch);
   weft_parcel_writer_free(&state->writer);
   weft_scheduler_close(&state->scheduler);
   weft_task_cache_free(&state->free_tasks);
-  weft_free(state);
   return 0;
 }
 
@@ -71,20 +66,14 @@ static void make_guard(weft_state *state, lua_State *L) {
 }
 
 static weft_state *new_state(lua_State *L) {
-  weft_state **sentinel = lua_newuserdata(L, sizeof *sentinel);
-  *sentinel = NULL;
+  weft_state *state = lua_newuserdata(L, sizeof *state);
+  memset(state, 0, sizeof *state);
+  weft_parcel_writer_init(&state->writer);
   lua_newtable(L);
   lua_pushcfunction(L, close_state);
   lua_setfield(L, -2, "__gc");
   lua_setmetatable(L, -2);
-  *sentinel = weft_calloc(1, sizeof **sentinel);
-  if (!*sentinel)
-    luaL_error(L, "not enough memory");
-  weft_state *state = *sentinel;
-  weft_parcel_writer_init(&state->writer);
-  lua_pushlightuserdata(L, state);
   lua_rawsetp(L, LUA_REGISTRYINDEX, &state_key);
-  luaL_ref(L, LUA_REGISTRYINDEX); /* the sentinel */
   return state;
 }
 
