@@ -374,6 +374,38 @@ describe("closures:", function()
       end))
     end)
 
+    it("of a module with two names, the one that brings all of it is sent", function()
+      -- as luasocket does: "socket" puts its functions into the table of "socket.core"
+      local folder = os.tmpname()
+      os.remove(folder)
+      os.execute("mkdir -p " .. folder)
+      local path = package.path
+      package.path = folder .. "/?.lua;" .. path
+      local modules, names = {}, { "a", "bb", "ccc", "dddd", "eeeee", "ffffff", "ggggggg", "hhhhhhhh" }
+      for i, short in ipairs(names) do
+        local name = "twice_" .. short
+        local function write(file, text)
+          local f = assert(io.open(folder .. "/" .. file, "w"))
+          f:write(text)
+          f:close()
+        end
+        write(name .. "_core.lua", "return {}")
+        write(name .. ".lua", ([[
+          local module = require "%s_core"
+          function module.number() return %d end
+          return module]]):format(name, i))
+        modules[i] = require(name)
+      end
+      for i, module in ipairs(modules) do
+        local number = module.number
+        assert.same({ i, i }, { run(function()
+          return module.number(), number()
+        end) })
+      end
+      package.path = path
+      os.execute("rm -r " .. folder)
+    end)
+
     it("globals are the worker's own", function()
       some_global = "here" -- luacheck: ignore
       local seen = run(function()

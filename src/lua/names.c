@@ -12,6 +12,8 @@
 #include "platform.h"
 #include "state.h"
 
+#include <string.h>
+
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static char *published[2]; /* path, cpath; guarded by lock */
 static const char *const path_fields[2] = {"path", "cpath"};
@@ -36,11 +38,32 @@ static uint32_t fingerprint_loaded(lua_State *L) {
   return fingerprint;
 }
 
-/* names[value on top] = name, unless it has one. Pops both. */
+static int is_standard(const char *name) {
+  static const char *const libraries[] = {"_G", "string", "table", "math", "io", "os", "coroutine"};
+  for (size_t i = 0; i < sizeof libraries / sizeof *libraries; i++) {
+    if (strcmp(name, libraries[i]) == 0)
+      return 1;
+  }
+  return 0;
+}
+
+/* Of two names of one value: what every state has goes first, then the shorter one. "socket" puts
+ * its functions into the table of "socket.core", so only the first name brings all of them. */
+static int is_better(const char *name, size_t size, const char *other, size_t other_size) {
+  int rank = is_standard(name) - is_standard(other);
+  if (rank != 0)
+    return rank > 0;
+  return size != other_size ? size < other_size : memcmp(name, other, size) < 0;
+}
+
+/* names[value below the top] = name on top, unless it has a better one. Pops both. */
 static void learn(lua_State *L, int names) {
+  size_t size, known_size;
+  const char *name = lua_tolstring(L, -1, &size);
   lua_pushvalue(L, -2);
   lua_rawget(L, names);
-  int is_known = !lua_isnil(L, -1);
+  const char *known = lua_tolstring(L, -1, &known_size);
+  int is_known = known && !is_better(name, size, known, known_size);
   lua_pop(L, 1);
   if (is_known)
     lua_pop(L, 2);
