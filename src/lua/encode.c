@@ -34,13 +34,6 @@ static void check(weft_encoder *e, int rc) {
 
 /* ---- undisturbed ---- */
 
-/* Without the position that luaL_error adds for the function that raised. */
-static int raise_again(lua_State *L, int rc) {
-  return rc == LUA_ERRRUN && lua_type(L, -1) == LUA_TSTRING
-             ? luaL_error(L, "%s", lua_tostring(L, -1))
-             : lua_error(L);
-}
-
 void weft_encode_undisturbed(lua_State *L, lua_CFunction function, int index, void *arg) {
   int was_running = lua_gc(L, LUA_GCISRUNNING, 0);
   lua_gc(L, LUA_GCSTOP, 0);
@@ -52,7 +45,7 @@ void weft_encode_undisturbed(lua_State *L, lua_CFunction function, int index, vo
   if (was_running)
     lua_gc(L, LUA_GCRESTART, 0);
   if (rc != 0)
-    raise_again(L, rc);
+    lua_error(L);
 }
 
 /* ---- tables ---- */
