@@ -180,6 +180,24 @@ if os.getenv "WEFT_SAN" ~= "address" then -- its allocator's locks do not surviv
       assert.same({ out = "41\n210\t210\n", status = 0 }, ended)
     end)
 
+    it("waits as its parent does at the same time, and neither misses a wake", function()
+      local ended = script.run(IN_CHILD .. [[
+        assert(total(weft.group()) == 210)
+        local function wait_often()
+          for _ = 1, 200 do
+            weft.scope(function(g)
+              assert(g:go(function() weft.sleep(0.002) return 1 end):wait() == 1)
+            end)
+          end
+          return 43
+        end
+        local child = forking.fork()
+        if child == 0 then forking.leave(wait_often()) end
+        print(wait_often(), forking.wait(child))
+      ]])
+      assert.same({ out = "43\t43\n", status = 0 }, ended)
+    end)
+
     it("makes requests of its own", function()
       local ended = script.run(IN_CHILD .. [[
         local server = require("weft.testing").model_server { reply = "hello" }

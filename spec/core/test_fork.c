@@ -1,4 +1,5 @@
 /* test_fork.c: a child of a fork has no threads, and starts its own on use. */
+#include "census.h"
 #include "channel.h"
 #include "check.h"
 #include "context.h"
@@ -12,7 +13,7 @@
 
 enum { FORKS = 60, CHILD_HANG_S = 30 };
 
-static weft_pool *pool;
+static weft_pool *pool, *sleeping_pool; /* its threads sleep */
 static weft_group *parents_group;
 static weft_channel *channel, *ticks; /* ticks: in a long time */
 static weft_limiter *limiter;
@@ -86,6 +87,17 @@ static int uses_limits_and_tickers(void) {
   return 0;
 }
 
+/* Inboxes are used again, but not those of threads that are the parent's: they are said to be asleep,
+ * so that a thread of the child's that gets one would count as awake for ever. */
+static int drops_the_parents_pool(void) {
+  weft_pool_release(sleeping_pool);
+  weft_pool *own = weft_pool_new(&(weft_pool_config){.threads = 3});
+  int is_well = runs_tasks(own) && weft_pool_close(own, -1) == WEFT_OK;
+  weft_pool_release(own);
+  AWAIT(weft_census_awake() == 0);
+  return is_well;
+}
+
 /* Exit status of the child: 0, or which step failed. */
 static int live_in_child(void) {
   weft_stats stats = check_stats();
@@ -94,6 +106,8 @@ static int live_in_child(void) {
   weft_context_cancel(context, NULL); /* walks: takes the process-wide lock */
   if (!weft_context_is_done(child) || stats.threads != 0 || stats.timers != 0)
     return 1;
+  if (!drops_the_parents_pool())
+    return 9;
   if (!times_out())
     return 2;
   if (!runs_tasks(pool)) /* the parent's pool gets threads of this process */
@@ -134,6 +148,9 @@ static void begin(void) {
   CHECK(weft_channel_send(weft_background(), channel, "x", 1) == WEFT_OK);
   CHECK(weft_group_go(parents_group, block_until_cancelled, NULL) == WEFT_OK);
   CHECK(runs_tasks(pool));
+  sleeping_pool = weft_pool_new(&(weft_pool_config){.threads = 3});
+  CHECK(runs_tasks(sleeping_pool));
+  AWAIT(atomic_load(&sleeping_pool->idle_count) == atomic_load(&sleeping_pool->threads));
   int error;
   ticks = weft_ticker_channel(1e6, 0, stamp, &error);
   limiter = weft_limiter_new(1e-6, 1);
@@ -151,6 +168,8 @@ static void finish(void) {
   CHECK(runs_tasks(pool)); /* the parent is as it was */
   CHECK(weft_pool_close(pool, -1) == WEFT_OK);
   weft_pool_release(pool);
+  CHECK(weft_pool_close(sleeping_pool, -1) == WEFT_OK);
+  weft_pool_release(sleeping_pool);
   weft_channel_release(channel);
 }
 

@@ -1,7 +1,8 @@
 /* inbox.c: a lock-free list of woken waits with one consumer.
  *
- * Owns the free list of inboxes. Any thread enters push; the driver enters the rest. Invariant: the
- * push that finds the list empty unparks, so a driver that parks after seeing it empty is woken.
+ * Owns the inboxes, which are never freed. Any thread enters push; the driver enters the rest.
+ * Invariants: the push that finds the list empty unparks, so a driver that parks after seeing it
+ * empty is woken; no two processes sleep on one descriptor.
  */
 #include "inbox.h"
 
@@ -10,6 +11,7 @@
 static pthread_mutex_t free_lock =
     PTHREAD_MUTEX_INITIALIZER;                   /* a leaf: nothing is locked under it */
 static weft_inbox *free_lists[WEFT_INBOX_KINDS]; /* guarded by free_lock */
+static weft_inbox *scripts; /* all that sleep on a descriptor; guarded by free_lock */
 
 /* The calling thread's: whom its batch has to unpark still. */
 static _Thread_local weft_parker *late;
@@ -24,13 +26,26 @@ static weft_inbox *take_free(int kind) {
   return inbox;
 }
 
-static void renew_lock(void) {
+static void after_fork_in_child(void) {
+  for (weft_inbox *inbox = scripts; inbox; inbox = inbox->next_script)
+    weft_parker_part(&inbox->parker);
+}
+
+static void register_fork_handlers(void) {
   weft_process_renew_lock(&free_lock);
+  pthread_atfork(NULL, NULL, after_fork_in_child);
+}
+
+static void add_script(weft_inbox *inbox) {
+  pthread_mutex_lock(&free_lock);
+  inbox->next_script = scripts;
+  scripts = inbox;
+  pthread_mutex_unlock(&free_lock);
 }
 
 weft_inbox *weft_inbox_acquire(int kind) {
   static pthread_once_t once = PTHREAD_ONCE_INIT;
-  pthread_once(&once, renew_lock);
+  pthread_once(&once, register_fork_handlers);
   weft_inbox *inbox = take_free(kind);
   if (inbox)
     return inbox;
@@ -38,12 +53,14 @@ weft_inbox *weft_inbox_acquire(int kind) {
   if (!inbox)
     return NULL;
   atomic_init(&inbox->head, NULL);
-  inbox->next_free = NULL;
+  inbox->next_free = inbox->next_script = NULL;
   inbox->kind = (uint8_t)kind;
   if (weft_parker_init(&inbox->parker, kind == WEFT_INBOX_SCRIPT) != 0) {
     inbox->parker.fd = -1; /* no descriptor left: it still works, signals are seen later */
     inbox->kind = WEFT_INBOX_WORKER;
     atomic_init(&inbox->parker.state, 0);
+  } else if (kind == WEFT_INBOX_SCRIPT) {
+    add_script(inbox);
   }
   inbox->parker.is_party = kind != WEFT_INBOX_LOOP; /* who runs an event loop is awake for ever */
   return inbox;

@@ -11,7 +11,7 @@
 typedef struct weft_inbox {
   _Atomic(weft_wait *) head __attribute__((aligned(64))); /* newest first */
   weft_parker parker;
-  struct weft_inbox *next_free;
+  struct weft_inbox *next_free, *next_script;
   uint8_t kind;
 } weft_inbox;
 

@@ -220,6 +220,18 @@ void weft_parker_unpark(weft_parker *parker) {
     return; /* the counter is full: the sleeper is awake already */
 }
 
+void weft_parker_part(weft_parker *parker) {
+  int bell[2];
+  if (parker->sleep_fd < 0 || weft_fd_bell(bell) != 0)
+    return;
+  weft_fd_replace(bell[0], parker->sleep_fd);
+  close(bell[0]);
+  if (bell[1] == bell[0])
+    return;
+  weft_fd_replace(bell[1], parker->fd);
+  close(bell[1]);
+}
+
 int weft_parker_arm(weft_parker *parker) {
   uint32_t expected = EMPTY;
   if (atomic_compare_exchange_strong(&parker->state, &expected, PARKED))

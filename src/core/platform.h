@@ -86,6 +86,9 @@ int weft_parker_init(weft_parker *parker, int interruptible);
  * interruptible, a signal. Returns 1 when a signal ended it, else 0. */
 int weft_parker_park(weft_parker *parker, uint64_t until_ns);
 void weft_parker_unpark(weft_parker *parker);
+/* In the child of a fork: an interruptible parker has the parent's descriptors, on which that goes
+ * on sleeping. The same numbers become the child's own. Only calls what a signal handler may. */
+void weft_parker_part(weft_parker *parker);
 /* For an event loop that is not ours and watches `fd`. Arm: 1, and the next unpark writes 8 bytes
  * to it; 0 when one has come already. Disarm: no unpark that comes later writes. */
 int weft_parker_arm(weft_parker *parker);

@@ -15,6 +15,12 @@
 
 #include <string.h>
 
+static pthread_mutex_t adopting = PTHREAD_MUTEX_INITIALIZER;
+
+static __attribute__((constructor)) void renew_after_forks(void) {
+  weft_process_renew_lock(&adopting);
+}
+
 static void destroy_handle(weft_handle *handle);
 const weft_handle_type weft_pool_type = {"pool", destroy_handle, &weft_live.pools};
 
@@ -80,6 +86,31 @@ void weft_pool_release(weft_pool *pool) {
     weft_handle_release(&pool->handle);
 }
 
+/* In the child of a fork the threads are gone and so is what they ran. */
+static void adopt_after_fork(weft_pool *pool) {
+  pthread_mutex_lock(&adopting);
+  if (atomic_load(&pool->process) != weft_process_generation()) {
+    init_lock(pool);
+    atomic_store(&pool->places, 0); /* what the lost threads used stays unfreed */
+    pool->queue = (weft_queue){0};
+    pool->idle = NULL;
+    pool->ending = 0;
+    atomic_store(&pool->threads, 0);
+    pool->room_waiters = pool->end_waiters = (weft_waitlist){0};
+    atomic_store(&pool->queued, 0);
+    atomic_store(&pool->spinning, 0);
+    atomic_store(&pool->idle_count, 0);
+    atomic_store(&pool->process, weft_process_generation());
+  }
+  pthread_mutex_unlock(&adopting);
+}
+
+static void lock_pool(weft_pool *pool) {
+  if (atomic_load_explicit(&pool->process, memory_order_acquire) != weft_process_generation())
+    adopt_after_fork(pool);
+  pthread_mutex_lock(&pool->lock);
+}
+
 /* Takes every idle worker off the list; called under lock, woken after it. */
 static weft_worker *take_all_idle(weft_pool *pool) {
   weft_worker *idle = pool->idle;
@@ -101,7 +132,7 @@ static void shut_locked(weft_pool *pool, weft_wait **woken) {
 
 void weft_pool_shut(weft_pool *pool) {
   weft_wait *woken = NULL;
-  pthread_mutex_lock(&pool->lock);
+  lock_pool(pool);
   shut_locked(pool, &woken);
   pthread_mutex_unlock(&pool->lock);
   weft_wake(woken);
@@ -111,15 +142,9 @@ void weft_pool_shut(weft_pool *pool) {
 static void destroy_handle(weft_handle *handle) {
   weft_pool *pool = (weft_pool *)handle;
   weft_wait *woken = NULL;
-  int is_other_process = atomic_load(&pool->process) != weft_process_generation();
-  if (is_other_process)
-    init_lock(pool); /* its threads stayed in the parent */
-  pthread_mutex_lock(&pool->lock);
+  lock_pool(pool);
   pool->is_orphan = 1;
-  if (is_other_process)
-    atomic_store(&pool->threads, 0);
-  else
-    shut_locked(pool, &woken);
+  shut_locked(pool, &woken);
   int is_last = atomic_load(&pool->threads) == 0;
   pthread_mutex_unlock(&pool->lock);
   weft_wake(woken);
@@ -128,32 +153,6 @@ static void destroy_handle(weft_handle *handle) {
 }
 
 /* ---- submitting ---- */
-
-/* In the child of a fork the threads are gone and so is what they ran. */
-static void adopt_after_fork(weft_pool *pool) {
-  static pthread_mutex_t adopting = PTHREAD_MUTEX_INITIALIZER;
-  pthread_mutex_lock(&adopting);
-  if (atomic_load(&pool->process) != weft_process_generation()) {
-    init_lock(pool);
-    atomic_store(&pool->places, 0); /* what the lost threads used stays unfreed */
-    pool->queue = (weft_queue){0};
-    pool->idle = NULL;
-    pool->ending = 0;
-    atomic_store(&pool->threads, 0);
-    pool->room_waiters = pool->end_waiters = (weft_waitlist){0};
-    atomic_store(&pool->queued, 0);
-    atomic_store(&pool->spinning, 0);
-    atomic_store(&pool->idle_count, 0);
-    atomic_store(&pool->process, weft_process_generation());
-  }
-  pthread_mutex_unlock(&adopting);
-}
-
-static void lock_pool(weft_pool *pool) {
-  if (atomic_load_explicit(&pool->process, memory_order_relaxed) != weft_process_generation())
-    adopt_after_fork(pool);
-  pthread_mutex_lock(&pool->lock);
-}
 
 static int is_full(weft_pool *pool) {
   return pool->queue_limit && atomic_load(&pool->queued) >= pool->queue_limit;
