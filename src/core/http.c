@@ -287,6 +287,7 @@ static void run_close(weft_io_job *job) {
 void weft_http_close_idle(void) {
   weft_thread_wait party;
   close_job job = {{.run = run_close}, &party};
+  weft_http_targets_drop();
   if (!atomic_load(&weft_http_counts.shards) || weft_io_start() != 0)
     return; /* nothing there, as in a child that has started nothing; or the process ends */
   weft_thread_wait_init(&party);

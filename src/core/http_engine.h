@@ -1,6 +1,6 @@
 /* http_engine.h: the inside of the HTTP engine, shared by the http_*.c files and nobody else.
  *
- * Way of a transfer: http_request.c makes it; http.c takes it from any thread to the I/O thread;
+ * Way of a transfer: http_request.c makes it, for what http_target.c knows; http.c takes it from any thread to the I/O thread;
  * http_lane.c queues it; http_turn.c launches and ends it; http_shard.c owns the libcurl handles
  * that run it; http_socket.c ties these to the loop; http_timeout.c watches its time;
  * http_response.c gathers the answer, http_stream.c hands it on while it arrives;
@@ -28,6 +28,17 @@ enum {
   WEFT_HTTP_SLICE = 64,       /* launches a turn, so that the loop never pauses long */
   WEFT_HTTP_ABORT_SLICE = 32, /* aborts a turn, each of which closes a connection */
 };
+
+/* A URL, and what follows from it. Constant. */
+typedef struct weft_http_target {
+  _Atomic uint32_t references;
+  uint8_t is_tls;
+  uint8_t needs_name; /* its host is no address */
+  CURLU *url;
+  const char *origin; /* "https://host:port" as in the URL, in lower case; behind the text */
+  size_t size;
+  char text[]; /* the URL, terminated */
+} weft_http_target;
 
 /* A transfer's state only rises. */
 enum { WEFT_HTTP_NEW, WEFT_HTTP_STARTED, WEFT_HTTP_FINISHED };
@@ -66,8 +77,8 @@ struct weft_http_transfer {
   weft_handle handle; /* first; the engine holds a reference from start to finish */
   /* the request, constant but for redirects: texts and list lie behind the struct, `url` and `body`
    * go at the end */
-  CURLU *url;
-  const char *origin;     /* "https://host:port" as in the URL, in lower case: names its lane */
+  weft_http_target *target; /* a reference; its origin names the lane */
+  CURLU *url;               /* the target's, or owned: where a redirect leads */
   weft_http_quota *quota; /* a reference, or NULL */
   uint8_t *body;          /* owned; NULL: none or empty */
   size_t body_size;
@@ -77,7 +88,7 @@ struct weft_http_transfer {
   struct curl_slist *headers;
   size_t max_body, max_header;
   uint32_t limits_ms[WEFT_HTTP_LIMITS]; /* 0: none */
-  uint8_t method_kind, has_body, is_tls, decompress;
+  uint8_t method_kind, has_body, decompress;
   uint8_t needs_name;    /* a name must be looked up before anything can be connected */
   uint8_t is_repeatable; /* to send it twice does no harm */
   uint8_t no_http2, max_redirects;
@@ -172,10 +183,20 @@ const char *weft_http_proxy_of(const weft_http_transfer *transfer);
 /* Blackens the proxy's credentials in a message. */
 void weft_http_proxy_redact(const weft_http_transfer *transfer, char *text);
 
+/* ---- http_target.c ---- */
+
+/* A reference. NULL: `*error`, the caller's, says why: "invalid" or "nomem". Any thread. */
+weft_http_target *weft_http_target_of(weft_http_text url, weft_error **error);
+void weft_http_target_release(weft_http_target *target); /* NULL is allowed */
+/* Forgets the URLs that were asked for last. */
+void weft_http_targets_drop(void);
+
 /* ---- http_request.c ---- */
 
 /* "POST https://host:443/path" without userinfo and query, cut to `size`, always terminated. */
 void weft_http_describe(weft_http_transfer *transfer, char *text, size_t size);
+/* Frees the URL that is the transfer's own, if it has one. */
+void weft_http_drop_url(weft_http_transfer *transfer);
 /* Frees what only sending needs. */
 void weft_http_drop_request(weft_http_transfer *transfer);
 

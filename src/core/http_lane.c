@@ -140,21 +140,21 @@ static uint32_t hash_of(const char *text) {
 static weft_http_lane *find(uint32_t hash, weft_http_transfer *transfer) {
   weft_http_lane *lane = table[hash % TABLE_SIZE];
   while (lane && (lane->hash != hash || lane->quota != transfer->quota ||
-                  strcmp(lane->origin, transfer->origin) != 0))
+                  strcmp(lane->origin, transfer->target->origin) != 0))
     lane = lane->next_in_table;
   return lane;
 }
 
 static weft_http_lane *lane_for(weft_http_transfer *transfer) {
-  uint32_t hash = hash_of(transfer->origin);
+  uint32_t hash = hash_of(transfer->target->origin);
   weft_http_lane *lane = find(hash, transfer);
   if (lane)
     return lane;
-  size_t size = strlen(transfer->origin) + 1;
+  size_t size = strlen(transfer->target->origin) + 1;
   lane = weft_calloc(1, sizeof *lane + size);
   if (!lane)
     return NULL;
-  memcpy(lane->origin, transfer->origin, size);
+  memcpy(lane->origin, transfer->target->origin, size);
   adopt(transfer->quota);
   lane->quota = weft_http_quota_retain(transfer->quota);
   lane->hash = hash;

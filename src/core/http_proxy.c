@@ -59,7 +59,7 @@ const char *weft_http_proxy_of(const weft_http_transfer *transfer) {
   const weft_http_settings *settings = weft_http_settings_get();
   if (transfer->proxy)
     return transfer->proxy;
-  return transfer->is_tls ? settings->https_proxy : settings->http_proxy;
+  return transfer->target->is_tls ? settings->https_proxy : settings->http_proxy;
 }
 
 /* libcurl quotes a proxy that it cannot use, maybe not all of it; the end of the quote goes too. */

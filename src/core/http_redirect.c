@@ -112,7 +112,7 @@ static int becomes_get(const weft_http_transfer *transfer) {
 void weft_http_redirect_turn(weft_http_transfer *transfer) {
   if (becomes_get(transfer))
     drop_body(transfer);
-  curl_url_cleanup(transfer->url);
+  weft_http_drop_url(transfer);
   transfer->url = transfer->next_url;
   transfer->next_url = NULL;
   transfer->redirects++;

@@ -67,19 +67,6 @@ static weft_error *check_method(const weft_http_request *request) {
   return NULL;
 }
 
-/* The rest of the URL is checked by libcurl's parser. */
-static weft_error *check_url(const weft_http_request *request) {
-  weft_http_text url = request->url;
-  if (!url.size)
-    return invalid("the URL is missing");
-  if (has_line_break(url))
-    return invalid("the URL has a line break or a NUL in it: percent-encode it");
-  if ((url.size < 7 || strncasecmp(url.bytes, "http://", 7) != 0) &&
-      (url.size < 8 || strncasecmp(url.bytes, "https://", 8) != 0))
-    return invalid("the URL must begin with http:// or https://");
-  return NULL;
-}
-
 /* Messages name a header by its number: a name that is wrong may well hold a key. */
 static weft_error *check_header(const weft_http_header *header, size_t number) {
   const char *problem = NULL;
@@ -130,8 +117,6 @@ static weft_error *check_files(const weft_http_request *request) {
 
 static weft_error *check(const weft_http_request *request) {
   weft_error *error = check_method(request);
-  if (!error)
-    error = check_url(request);
   if (!error)
     error = check_headers(request);
   return error ? error : check_files(request);
@@ -224,31 +209,11 @@ static void put_method(weft_http_transfer *transfer, char **cursor,
                                                                               : WEFT_HTTP_CUSTOM;
 }
 
-/* The URL's scheme and authority, without userinfo, in lower case. */
-static void put_origin(weft_http_transfer *transfer, char **cursor, weft_http_text url) {
-  char *start = *cursor;
-  size_t scheme = (size_t)((const char *)memchr(url.bytes, '/', url.size) - url.bytes) + 2;
-  size_t end = scheme, host = scheme;
-  for (; end < url.size && !strchr("/?#\\", url.bytes[end]); end++)
-    if (url.bytes[end] == '@')
-      host = end + 1;
-  put(cursor, (weft_http_text){url.bytes, scheme});
-  (*cursor)--;
-  put(cursor, (weft_http_text){url.bytes + host, end - host});
-  for (char *c = start; *c; c++)
-    *c = *c >= 'A' && *c <= 'Z' ? (char)(*c + 'a' - 'A') : *c;
-  transfer->origin = start;
-  transfer->needs_name = start[scheme] != '[' &&
-                         start[scheme + strspn(start + scheme, "0123456789.")] != ':' &&
-                         start[scheme + strspn(start + scheme, "0123456789.")] != '\0';
-}
-
 static size_t block_size(const weft_http_request *request) {
   size_t size = sizeof(weft_http_transfer) +
                 (request->header_count + OWN_HEADERS) * sizeof(struct curl_slist) +
-                request->method.size + sizeof "GET" + request->url.size + 1 +
-                request->ca_file.size + request->cert_file.size + request->key_file.size +
-                request->key_password.size + 4;
+                request->method.size + sizeof "GET" + request->ca_file.size +
+                request->cert_file.size + request->key_file.size + request->key_password.size + 4;
   for (size_t i = 0; i < request->header_count; i++)
     size += request->headers[i].name.size + request->headers[i].value.size + sizeof ": ";
   return size;
@@ -288,6 +253,7 @@ static void destroy(weft_handle *handle) {
   weft_http_stream_free(transfer);
   weft_buf_free(&transfer->head);
   weft_error_release(transfer->error);
+  weft_http_target_release(transfer->target);
   weft_http_quota_release(transfer->quota);
   weft_free(transfer);
 }
@@ -304,7 +270,6 @@ static weft_http_transfer *allocate(const weft_http_request *request) {
   char *cursor = (char *)(nodes + request->header_count + OWN_HEADERS);
   put_method(transfer, &cursor, request);
   put_headers(transfer, nodes, &cursor, request);
-  put_origin(transfer, &cursor, request->url);
   transfer->is_repeatable = (uint8_t)is_repeatable(request, transfer->method);
   transfer->quota = weft_http_quota_retain(request->quota);
   put_files(transfer, &cursor, request);
@@ -312,19 +277,14 @@ static weft_http_transfer *allocate(const weft_http_request *request) {
   return transfer;
 }
 
-static weft_error *parse_url(weft_http_transfer *transfer, weft_http_text url) {
-  char *copy = weft_strndup(url.bytes, url.size); /* terminated */
-  transfer->url = copy ? curl_url() : NULL;
-  CURLUcode code =
-      transfer->url ? curl_url_set(transfer->url, CURLUPART_URL, copy, 0) : CURLUE_OUT_OF_MEMORY;
-  transfer->is_tls = copy && (copy[4] == 's' || copy[4] == 'S');
-  weft_free(copy);
-  if (code == CURLUE_OK)
-    return NULL;
-  return code == CURLUE_OUT_OF_MEMORY
-             ? weft_error_new("nomem", "HTTP request: not enough memory")
-             : weft_error_newf("invalid", "HTTP request: the URL is not valid: %s",
-                               curl_url_strerror(code));
+static weft_error *set_target(weft_http_transfer *transfer, weft_http_text url) {
+  weft_error *error;
+  transfer->target = weft_http_target_of(url, &error);
+  if (error)
+    return error;
+  transfer->url = transfer->target->url;
+  transfer->needs_name = transfer->target->needs_name;
+  return NULL;
 }
 
 /* The name that counts is then the proxy's. */
@@ -359,7 +319,7 @@ weft_http_transfer *weft_http_transfer_new(const weft_http_request *request, wef
     *error = weft_error_new("nomem", "HTTP request: not enough memory");
     return NULL;
   }
-  *error = parse_url(transfer, request->url);
+  *error = set_target(transfer, request->url);
   if (!*error)
     *error = set_proxy(transfer, request->proxy);
   if (!*error)
@@ -382,12 +342,18 @@ void weft_http_transfer_release(weft_http_transfer *transfer) {
     weft_handle_release(&transfer->handle);
 }
 
+void weft_http_drop_url(weft_http_transfer *transfer) {
+  if (transfer->target && transfer->url != transfer->target->url)
+    curl_url_cleanup(transfer->url); /* NULL is allowed */
+  transfer->url = NULL;
+}
+
 void weft_http_drop_request(weft_http_transfer *transfer) {
-  curl_url_cleanup(transfer->url); /* NULL is allowed */
+  weft_http_drop_url(transfer);
   curl_url_cleanup(transfer->next_url);
   weft_free(transfer->body);
   weft_free(transfer->proxy);
-  transfer->url = transfer->next_url = NULL;
+  transfer->next_url = NULL;
   transfer->proxy = NULL;
   transfer->body = NULL;
 }

@@ -187,7 +187,7 @@ const weft_http_failure *weft_http_failure_of(weft_http_transfer *transfer) {
 }
 
 const char *weft_http_origin(weft_http_transfer *transfer) {
-  return transfer->origin;
+  return transfer->target->origin;
 }
 
 int weft_http_status(weft_http_transfer *transfer) {

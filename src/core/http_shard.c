@@ -125,7 +125,7 @@ static weft_http_slot *new_slot(weft_http_shard *shard) {
 
 /* 1: what goes over HTTP/2 where the server offers it. */
 static uint8_t version_of(const weft_http_transfer *transfer) {
-  return transfer->is_tls && !transfer->no_http2;
+  return transfer->target->is_tls && !transfer->no_http2;
 }
 
 /* Waiting for a connection to share makes sense with TLS alone: for plain HTTP libcurl would hold
