@@ -26,10 +26,13 @@ static int equals(weft_http_text text, const char *word) {
 
 /* A token of RFC 9110: what methods and header names are made of. */
 static int is_token(weft_http_text text) {
-  static const char letters[] = "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz"
-                                "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
+  static const uint8_t letters[256] = {
+      ['0' ... '9'] = 1, ['A' ... 'Z'] = 1, ['a' ... 'z'] = 1, ['!'] = 1, ['#'] = 1, ['$'] = 1,
+      ['%'] = 1,         ['&'] = 1,         ['\''] = 1,        ['*'] = 1, ['+'] = 1, ['-'] = 1,
+      ['.'] = 1,         ['^'] = 1,         ['_'] = 1,         ['`'] = 1, ['|'] = 1, ['~'] = 1,
+  };
   for (size_t i = 0; i < text.size; i++)
-    if (!text.bytes[i] || !strchr(letters, text.bytes[i]))
+    if (!letters[(uint8_t)text.bytes[i]])
       return 0;
   return text.size > 0;
 }

@@ -8,6 +8,8 @@
 
 #include <strings.h>
 
+enum { USUAL_HEAD = 512 }; /* bytes: room for the headers of most answers */
+
 void weft_http_drop_response(weft_http_transfer *transfer) {
   weft_buf_free(&transfer->content);
 }
@@ -46,6 +48,7 @@ static void begin_answer(weft_http_transfer *transfer, const char *line, size_t 
   transfer->status = status_of(line, size);
   transfer->is_multiplexed = line[5] >= '2';
   transfer->head.size = 0;
+  weft_buf_reserve(&transfer->head, USUAL_HEAD); /* a line that finds no room says so */
 }
 
 /* A line that begins with a blank goes on with the value before it. */
