@@ -79,6 +79,20 @@ describe("weft.http", function()
       assert.equal("weft.http response: status 200, 2 bytes", tostring(res))
     end)
 
+    it("whose fields can be listed", function()
+      local res = assert(http.get(root(start()) .. "/health"))
+      if _VERSION == "Lua 5.1" then
+        local _ = res.headers and res.timings -- LuaJIT does not ask __pairs
+      end
+      local names = {}
+      for name in pairs(res) do
+        names[#names + 1] = name
+      end
+      table.sort(names)
+      assert.same({ "body", "headers", "status", "timings" }, names)
+      assert.is_nil(res.nothing)
+    end)
+
     it("with timings", function()
       local server = start()
       local first = assert(http.get(root(server) .. "/health")).timings
@@ -101,6 +115,9 @@ describe("weft.http", function()
       local results = assert(group:wait())
       assert.equal("ok", results[3].body)
       assert.match("^weft.http response", tostring(results[1]))
+      assert.equal("text/plain", results[1].headers["content-type"])
+      assert.is_true(results[1].timings.total > 0)
+      assert.equal(results[1].headers, results[1].headers)
       local bad, err = results[2]:json()
       assert.is_nil(bad)
       assert.equal("bad_reply", err.kind)

@@ -129,6 +129,9 @@ int weft_http_status(weft_http_transfer *transfer);
 /* Walks the headers in the order of their arrival, from `*position` 0 on: 1 with the next header,
  * or 0. Interim answers, trailers and a proxy's own headers are not among them. */
 int weft_http_next_header(weft_http_transfer *transfer, size_t *position, weft_http_header *header);
+/* All of them as they came, a line each, ended by LF; and the same walk through such a text. */
+weft_http_text weft_http_head(weft_http_transfer *transfer);
+int weft_http_next_in(weft_http_text head, size_t *position, weft_http_header *header);
 /* The first header of that name in any case: 1, or 0. */
 int weft_http_find_header(weft_http_transfer *transfer, const char *name, weft_http_text *value);
 /* Empty after an error: what arrived by halves is not passed for whole. */

@@ -205,14 +205,19 @@ const weft_http_times *weft_http_times_of(weft_http_transfer *transfer) {
   return &transfer->times;
 }
 
-int weft_http_next_header(weft_http_transfer *transfer, size_t *position,
-                          weft_http_header *header) {
-  const char *base = (const char *)transfer->head.data;
-  while (transfer->has_final_head && *position < transfer->head.size) {
-    const char *line = base + *position;
-    const char *end = memchr(line, '\n', transfer->head.size - *position);
+weft_http_text weft_http_head(weft_http_transfer *transfer) {
+  size_t size = transfer->has_final_head ? transfer->head.size : 0;
+  return (weft_http_text){(const char *)transfer->head.data, size};
+}
+
+int weft_http_next_in(weft_http_text head, size_t *position, weft_http_header *header) {
+  while (*position < head.size) {
+    const char *line = head.bytes + *position;
+    const char *end = memchr(line, '\n', head.size - *position);
+    if (!end)
+      return 0;
     const char *colon = memchr(line, ':', (size_t)(end - line));
-    *position = (size_t)(end + 1 - base);
+    *position = (size_t)(end + 1 - head.bytes);
     if (!colon) /* not a header */
       continue;
     header->name = without_blanks(line, colon);
@@ -220,6 +225,11 @@ int weft_http_next_header(weft_http_transfer *transfer, size_t *position,
     return 1;
   }
   return 0;
+}
+
+int weft_http_next_header(weft_http_transfer *transfer, size_t *position,
+                          weft_http_header *header) {
+  return weft_http_next_in(weft_http_head(transfer), position, header);
 }
 
 int weft_http_find_header(weft_http_transfer *transfer, const char *name, weft_http_text *value) {

@@ -199,13 +199,13 @@ static void join_lists(lua_State *L, int headers) {
   }
 }
 
-void weft_push_http_headers(lua_State *L, weft_http_transfer *transfer) {
+void weft_push_http_headers(lua_State *L, weft_http_text head) {
   weft_http_header header;
   size_t position = 0;
   int has_list = 0;
   lua_createtable(L, 0, 8);
   int headers = lua_gettop(L);
-  while (weft_http_next_header(transfer, &position, &header)) {
+  while (weft_http_next_in(head, &position, &header)) {
     push_lower(L, header.name);
     lua_pushlstring(L, header.value.bytes, header.value.size);
     has_list |= add_header(L, headers);
@@ -237,17 +237,47 @@ void weft_push_http_timings(lua_State *L, const weft_http_times *times) {
   lua_setfield(L, -2, "redirects");
 }
 
+/* Headers and times as they are: few ask for them, and core.http_headers and core.http_timings make
+ * the tables then. */
 static void push_answer(lua_State *L, weft_http_transfer *transfer) {
-  weft_http_text body = weft_http_body(transfer);
+  weft_http_text body = weft_http_body(transfer), head = weft_http_head(transfer);
   lua_createtable(L, 0, 4);
   weft_push_integer(L, weft_http_status(transfer));
   lua_setfield(L, -2, "status");
   lua_pushlstring(L, body.size ? body.bytes : "", body.size);
   lua_setfield(L, -2, "body");
-  weft_push_http_headers(L, transfer);
-  lua_setfield(L, -2, "headers");
-  weft_push_http_timings(L, weft_http_times_of(transfer));
-  lua_setfield(L, -2, "timings");
+  lua_pushlstring(L, head.size ? head.bytes : "", head.size);
+  lua_setfield(L, -2, "_head");
+  lua_pushlstring(L, (const char *)weft_http_times_of(transfer), sizeof(weft_http_times));
+  lua_setfield(L, -2, "_times");
+}
+
+/*** The headers of an answer.
+ * @function http_headers
+ * @local
+ * @tparam string head `_head` of @{http_request}
+ * @treturn table by lower-case names; one that came several times is joined with ", "
+ */
+static int http_headers(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TSTRING);
+  weft_push_http_headers(L, text_at(L, 1));
+  return 1;
+}
+
+/*** How long a request took, and what it moved.
+ * @function http_timings
+ * @local
+ * @tparam string times `_times` of @{http_request}
+ * @treturn table
+ */
+static int http_timings(lua_State *L) {
+  weft_http_times times;
+  luaL_checktype(L, 1, LUA_TSTRING);
+  weft_http_text text = text_at(L, 1);
+  luaL_argcheck(L, text.size == sizeof times, 1, "no times");
+  memcpy(&times, text.bytes, sizeof times);
+  weft_push_http_timings(L, &times);
+  return 1;
 }
 
 /* ---- the call ---- */
@@ -316,7 +346,7 @@ static int push_stream(weft_state *state, lua_State *L, lua_transfer *self) {
   lua_setfield(L, -2, "status");
   lua_pushstring(L, weft_http_framing(self->transfer));
   lua_setfield(L, -2, "framing");
-  weft_push_http_headers(L, self->transfer);
+  weft_push_http_headers(L, weft_http_head(self->transfer));
   lua_setfield(L, -2, "headers");
   weft_push_http_stream(state, L, &self->transfer);
   lua_setfield(L, -2, "_stream");
@@ -385,7 +415,7 @@ static lua_transfer *push_transfer(weft_state *state, lua_State *L,
  * @tparam table client `connect`, `first_byte`, `idle`, `attempt`, `total`: seconds; `max_body`,
  *   `max_header`: bytes; `ca_file`, `cert_file`, `key_file`, `key_password`, `proxy`: strings;
  *   `redirects`: a number; `decompress`, `no_http2`: booleans; `quota`: of @{http_quota}
- * @treturn[1] table `status`, `headers`, `body`, `timings`; of a stream, as soon as the headers are
+ * @treturn[1] table `status`, `body`, `_head`, `_times`; of a stream, as soon as the headers are
  *   there, `status`, `headers`, `framing`, `_stream`
  * @treturn[2] nil
  * @treturn[2] error of kind "timeout", "network", "tls", "too_large", "protocol", "invalid" (the
@@ -439,8 +469,11 @@ void weft_open_http(weft_state *state, lua_State *L) {
   static const weft_function methods[] = {{"__gc", transfer_gc, 0}, {NULL, NULL, 0}};
   static const weft_function quota_methods[] = {
       {"__gc", weft_object_gc, 0}, {"__tostring", weft_object_tostring, 0}, {NULL, NULL, 0}};
-  static const weft_function functions[] = {
-      {"http_request", http_request, WEFT_BLOCKS}, {"http_quota", http_quota, 0}, {NULL, NULL, 0}};
+  static const weft_function functions[] = {{"http_request", http_request, WEFT_BLOCKS},
+                                            {"http_quota", http_quota, 0},
+                                            {"http_headers", http_headers, 0},
+                                            {"http_timings", http_timings, 0},
+                                            {NULL, NULL, 0}};
   weft_register(L, state, functions);
   lua_pushlightuserdata(L, NULL); /* JSON's null: the same value in every state */
   lua_setfield(L, -2, "null");

@@ -11,8 +11,8 @@ struct weft_state;
 
 /* ---- http.c ---- */
 
-/* By lower-case names. */
-void weft_push_http_headers(lua_State *L, weft_http_transfer *transfer);
+/* By lower-case names, of the text of all headers. */
+void weft_push_http_headers(lua_State *L, weft_http_text head);
 void weft_push_http_timings(lua_State *L, const weft_http_times *times);
 /* Why a finished transfer failed. */
 void weft_push_http_error(struct weft_state *state, lua_State *L, weft_http_transfer *transfer);
