@@ -35,10 +35,12 @@ describe("weft.singleflight", function()
   end)
 
   it("runs once for all who ask at the same time", function()
-    local flights, runs, gate = weft.singleflight(), weft.dict(), weft.channel()
+    local flights, runs, gate, asked = weft.singleflight(), weft.dict(), weft.channel(), weft.waitgroup()
     local group = weft.group()
+    asked:add(MANY)
     for i = 1, MANY do
       group:go(function()
+        asked:done()
         return flights:run("k", function()
           runs:incr("n")
           gate:recv()
@@ -46,6 +48,7 @@ describe("weft.singleflight", function()
         end)
       end)
     end
+    asked:wait()
     repeat
       weft.sleep(0.001)
     until waiting_for("singleflight:run") == MANY - 1 -- and one leads

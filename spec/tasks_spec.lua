@@ -241,36 +241,40 @@ end)
 
 describe("weft.dump_on_sigquit", function()
   it_with_processes("prints the tasks whenever SIGQUIT comes, and the process goes on", function()
-    local ended = script.run([[
+    local path = os.tmpname() -- for what goes to stderr, so that the script can wait for it
+    local ended = script.run(([[
       local weft = require "weft"
       weft.dump_on_sigquit()
       weft.dump_on_sigquit()
-      local dumped, channel = weft.channel(), weft.channel()
-      local group = weft.group()
+      local channel, group = weft.channel(), weft.group()
       group:go("quiet", function() return (channel:recv()) end)
       local pid = io.open("/proc/self/stat"):read("*n")
+      local function dumped()
+        local file = io.open(%q)
+        local text = file:read("*a")
+        file:close()
+        return select(2, text:gsub("task 1 'quiet'", ""))
+      end
       for round = 1, 2 do
-        local before = os.tmpname()
-        -- system() ignores SIGQUIT while its command runs: the signal comes from a child of the shell
-        os.execute("(sleep 0.1; kill -QUIT " .. pid .. "; sleep 0.3; touch " .. before .. ".done) </dev/null >/dev/null 2>&1 &")
-        local done
+        local ready = os.tmpname()
+        os.remove(ready)
+        -- system() ignores SIGQUIT while its command runs: the signal comes from a child of the shell, later
+        os.execute("(until [ -e " .. ready .. " ]; do sleep 0.01; done; kill -QUIT " .. pid .. ") </dev/null >/dev/null 2>&1 &")
+        io.open(ready, "w"):close()
         repeat
           weft.sleep(0.01)
-          done = io.open(before .. ".done")
-        until done
-        done:close()
-        os.remove(before)
-        os.remove(before .. ".done")
-        io.stderr:write("round ", round, "\n")
+        until dumped() == round
+        os.remove(ready)
       end
       channel:send(1)
       assert(group:wait())
       print "still here"
-    ]])
-    assert.equal(0, ended.status, ended.out)
-    local _, dumps = ended.out:gsub("task 1 'quiet'", "")
-    assert.equal(2, dumps, ended.out)
-    assert.matches("the script: waits in weft.sleep", ended.out)
-    assert.matches("still here", ended.out)
+    ]]):format(path), "exec 2>" .. path .. ";")
+    local file = io.open(path)
+    local dumps = file:read("*a")
+    file:close()
+    os.remove(path)
+    assert.same({ out = "still here\n", status = 0 }, ended)
+    assert.matches("the script: waits in weft.sleep", dumps)
   end)
 end)
