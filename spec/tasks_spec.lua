@@ -172,8 +172,11 @@ describe("weft.tasks", function()
       os.execute("while [ ! -e " .. path .. " ]; do sleep 0.01; done")
     end)
     started:recv()
-    local list = tasks_when(function(list)
-      return list[1] and list[1].state == "busy"
+    finally(function() -- else the thread would stay for ever
+      io.open(path, "w"):close()
+    end)
+    local list = tasks_when(function(list) -- a thread that is only slow has no name yet
+      return list[1] and list[1].state == "busy" and list[1].name
     end)
     assert.equal("native", list[1].pool)
     assert.equal(1, list[1].thread)
