@@ -107,6 +107,26 @@ describe("a task that computes without a pause", function()
     assert.equal("canceled", err.kind)
   end)
 
+  it("is never cancelled between what weft takes and gives back for it", function()
+    local pool = weft.pool { threads = 1 }
+    for _ = 1, 30 do
+      local places, flights, started = weft.semaphore(1), weft.singleflight(), weft.channel(1)
+      local group = weft.group { pool = pool }
+      group:go(function()
+        started:send(true)
+        while true do
+          pcall(places.with, places, 1, function() end)
+          pcall(flights.run, flights, "key", function() end)
+        end
+      end)
+      started:recv()
+      group:close()
+      assert.equal(0, places:held())
+      assert.equal("free", (flights:run("key", function() return "free" end)))
+    end
+    pool:close()
+  end)
+
   it("is cancelled in nested pcalls that swallow every error", function()
     local err = cancelled(function(started)
       local function deep(n)

@@ -73,6 +73,11 @@ static int is_own(const lua_Debug *info) {
   return length && strncmp(info->source, own_folder, length) == 0;
 }
 
+int weft_is_own_code(lua_State *L, lua_Debug *info) {
+  lua_getinfo(L, "S", info);
+  return is_shim(info) || is_own(info);
+}
+
 void weft_position(lua_State *co, int level, char *text) {
   lua_Debug info;
   *text = 0;

@@ -51,6 +51,8 @@ void weft_see_queued(weft_task *task, void *album);
 
 /* Scripts' positions inside of weft's own Lua files are passed over: this is their folder. */
 void weft_set_own_folder(const char *source);
+/* Whether the function that a hook was called for is weft's own Lua code. */
+int weft_is_own_code(lua_State *L, lua_Debug *info);
 
 enum { WEFT_POSITION_SIZE = LUA_IDSIZE + 16 };
 /* Writes file:line of the innermost function from `level` upwards that is the script's, not weft's;

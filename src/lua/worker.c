@@ -24,7 +24,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { KILLS_BEFORE_FORCE = 3 };
+enum { KILLS_BEFORE_FORCE = 3, OWN_CODE_STEPS = 50 };
 
 typedef struct lua_worker {
   weft_slab slab;
@@ -36,22 +36,34 @@ typedef struct lua_worker {
 
 /* ---- time slices ---- */
 
-/* Runs inside of the task. A task that is cancelled gets the error; one that swallows it again and
- * again gets it at its very next instruction, until it is outside of every pcall. */
+static void on_slice(lua_State *L, lua_Debug *info);
+
+/* A task that is cancelled gets the error; one that swallows it again and again gets it at its very
+ * next instruction, until it is outside of every pcall. Never inside of weft's own Lua code: what
+ * that has just taken (a semaphore's part, a place among a model's calls) would be lost. */
+static void raise_canceled(weft_state *state, lua_State *L, lua_Debug *info, weft_fiber *fiber) {
+  int is_forced = fiber->kills >= KILLS_BEFORE_FORCE;
+  if (weft_is_own_code(L, info)) {
+    lua_sethook(L, on_slice, LUA_MASKCOUNT, is_forced ? 1 : OWN_CODE_STEPS);
+    return;
+  }
+  if (is_forced)
+    lua_sethook(L, on_slice, LUA_MASKCOUNT, 1);
+  else
+    fiber->kills++;
+  weft_raise_context(state, L, weft_task_context(fiber->task));
+}
+
+/* Runs inside of the task. */
 static void on_slice(lua_State *L, lua_Debug *info) {
   weft_state *state = weft_state_of(L);
   weft_fiber *fiber = state->scheduler.current;
-  (void)info;
   lua_sethook(L, NULL, 0, 0);
   if (!fiber)
     return;
-  weft_context *context = weft_task_context(fiber->task);
-  if (weft_context_done(context)) {
-    if (fiber->kills < KILLS_BEFORE_FORCE)
-      fiber->kills++;
-    else
-      lua_sethook(L, on_slice, LUA_MASKCOUNT, 1);
-    weft_raise_context(state, L, context);
+  if (weft_context_done(weft_task_context(fiber->task))) {
+    raise_canceled(state, L, info, fiber);
+    return;
   }
   if (L == state->scheduler.running && lua_isyieldable(L)) {
     state->scheduler.is_yield_of_task = 1;
