@@ -276,6 +276,38 @@ describe("weft.testing.model_server speaks", function()
       end)
     end
 
+    it("400 to calls of tools, and their results, that the service would not take", function()
+      local server = start()
+      local function status(kind, message)
+        local body = { model = "m", messages = { { role = "user", content = "x" }, message } }
+        if kind == "anthropic" then
+          return anthropic(server, body).status
+        end
+        return call(server, kind == "openai" and CHAT or "/api/chat", body).status
+      end
+      local function called(id, fn)
+        return { role = "assistant", content = "", tool_calls = { { id = id, type = "function", ["function"] = fn } } }
+      end
+      assert.equal(200, status("openai", called("c", { name = "f", arguments = "{}" })))
+      assert.equal(400, status("openai", called(nil, { name = "f", arguments = "{}" })))
+      assert.equal(400, status("openai", called("c", { name = "f", arguments = { x = 1 } })))
+      assert.equal(400, status("openai", called("c", nil)))
+      assert.equal(400, status("openai", { role = "assistant", content = "", tool_calls = { { id = "c", name = "f" } } }))
+      assert.equal(200, status("openai", { role = "tool", tool_call_id = "c", content = "x" }))
+      assert.equal(400, status("openai", { role = "tool", content = "x" }))
+      assert.equal(200, status("ollama", called(nil, { name = "f", arguments = { x = 1 } })))
+      assert.equal(400, status("ollama", called("c", { name = "f", arguments = "{}" })))
+      assert.equal(400, status("ollama", called("c", { arguments = { x = 1 } })))
+      local function block(given)
+        return { role = "user", content = { given } }
+      end
+      assert.equal(200, status("anthropic", block({ type = "tool_use", id = "t", name = "f", input = { x = 1 } })))
+      assert.equal(400, status("anthropic", block({ type = "tool_use", id = "t", name = "f", input = "{}" })))
+      assert.equal(400, status("anthropic", block({ type = "tool_use", name = "f", input = { x = 1 } })))
+      assert.equal(200, status("anthropic", block({ type = "tool_result", tool_use_id = "t", content = "x" })))
+      assert.equal(400, status("anthropic", block({ type = "tool_result", content = "x" })))
+    end)
+
     it("400 to embeddings of too much at once", function()
       local server, many = start(), {}
       for i = 1, 2048 do

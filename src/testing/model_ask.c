@@ -133,6 +133,53 @@ static bool is_role(const reader *r, weft_json_value role) {
   return false;
 }
 
+static bool is_text(weft_json_value object, const char *name) {
+  return weft_json_get(object, name).kind == WEFT_JSON_STRING;
+}
+
+/* A call of a tool that a message repeats. Ollama's have no ids, and objects as arguments. */
+static bool is_call(const reader *r, weft_json_value call) {
+  weft_json_value function = weft_json_get(call, "function");
+  weft_json_value arguments = weft_json_get(function, "arguments");
+  if (!is_text(function, "name"))
+    return false;
+  if (r->ask->family == WEFT_MODEL_OLLAMA)
+    return is_absent(arguments) || arguments.kind == WEFT_JSON_OBJECT;
+  return is_text(call, "id") && weft_json_is(weft_json_get(call, "type"), "function") &&
+         arguments.kind == WEFT_JSON_STRING;
+}
+
+/* Calls and results of tools, which are parts of the content for Anthropic. */
+static void check_tool_part(reader *r, weft_json_value part) {
+  weft_json_value type = weft_json_get(part, "type");
+  if (weft_json_is(type, "tool_use") && (!is_text(part, "id") || !is_text(part, "name") ||
+                                         weft_json_get(part, "input").kind != WEFT_JSON_OBJECT))
+    refuse(r, "each tool_use block needs an id, a name and an input that is an object", "messages");
+  else if (weft_json_is(type, "tool_result") && !is_text(part, "tool_use_id"))
+    refuse(r, "each tool_result block needs a tool_use_id", "messages");
+}
+
+static void check_tools_of(reader *r, weft_json_value message) {
+  weft_json_value item;
+  weft_json_span key;
+  if (r->ask->family == WEFT_MODEL_ANTHROPIC) {
+    weft_json_walk parts = weft_json_walk_in(weft_json_get(message, "content"));
+    while (weft_json_next(&parts, &key, &item))
+      check_tool_part(r, item);
+    return;
+  }
+  weft_json_walk calls = weft_json_walk_in(weft_json_get(message, "tool_calls"));
+  while (weft_json_next(&calls, &key, &item))
+    if (!is_call(r, item))
+      refuse(r,
+             "each of tool_calls needs a function with name and arguments, and OpenAI's an id and "
+             "a type",
+             "messages");
+  if (r->ask->family == WEFT_MODEL_OPENAI && weft_json_is(weft_json_get(message, "role"), "tool") &&
+      !is_text(message, "tool_call_id"))
+    refuse(r, "a message of the role 'tool' needs the tool_call_id that it answers", "messages");
+}
+
 static void check_message(reader *r, weft_json_value message) {
   weft_json_value content = weft_json_get(message, "content");
   bool calls = weft_json_get(message, "tool_calls").kind == WEFT_JSON_ARRAY;
@@ -143,6 +190,8 @@ static void check_message(reader *r, weft_json_value message) {
   else if (content.kind != WEFT_JSON_STRING && content.kind != WEFT_JSON_ARRAY &&
            !(is_absent(content) && (calls || r->ask->family == WEFT_MODEL_OLLAMA)))
     refuse(r, "the content of a message must be a string or a list of parts", "messages");
+  else
+    check_tools_of(r, message);
 }
 
 static void read_messages(reader *r) {

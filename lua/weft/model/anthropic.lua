@@ -1,5 +1,6 @@
 --- Anthropic's messages: bodies and replies. Internal.
 local json = require "weft.json"
+local messages_of = require("weft.model.messages").for_anthropic
 local read = require "weft.model.read"
 
 local anthropic = {
@@ -62,7 +63,7 @@ function anthropic.chat_body(client, given, is_stream)
     model = client.model,
     max_tokens = given.max_tokens or client.max_tokens,
     system = system,
-    messages = messages,
+    messages = messages_of(messages),
     temperature = given.temperature,
     tools = tools_of(given.tools),
     tool_choice = given.tool_choice,

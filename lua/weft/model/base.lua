@@ -233,7 +233,8 @@ end
 
 --- Asks the model and waits for the whole answer.
 -- @tparam table given
--- @tparam[opt] table given.messages a list of `{ role =, content = }`, as the API takes them
+-- @tparam[opt] table given.messages a list of `{ role =, content = }`, as the API takes them; answers with calls of tools, and
+--   `{ role = "tool", tool_call_id =, content = }`, are understood by all
 -- @tparam[opt] string given.prompt instead of `messages`: what the user says
 -- @tparam[opt] string given.system goes before the others
 -- @tparam[opt] string given.model default: the model's own
@@ -249,11 +250,12 @@ end
 -- @tparam[opt] boolean given.fresh asks also when the answer is in the cache, or an equal call is running
 -- @tparam[opt] table given.extra other fields of the request's body; they win over the ones above
 -- @treturn[1] table `text` ("" when the answer is a tool call or a refusal); `tool_calls`: a list of `{ id, name,
---   arguments, text }`, or nil; `refusal`; `finish_reason`: "stop", "length", "tool_calls", "content_filter"; `usage`:
---   `prompt_tokens`, `completion_tokens`, `total_tokens`, maybe `cached_tokens`, `cache_write_tokens`; `estimated`: true
---   when the server did not say the usage; `cost`: US dollars, nil when the price is not known; `model`; `data`: with a
---   schema; `asked_again`: true when that took a second answer; `attempts`; `cached`, `shared`: true when it came from
---   the cache or from an equal call; `raw`: the whole reply
+--   arguments, text }`, or nil; `message`: the answer as the next of `messages`; `refusal`; `finish_reason`: "stop",
+--   "length", "tool_calls", "content_filter"; `usage`: `prompt_tokens`, `completion_tokens`, `total_tokens`, maybe
+--   `cached_tokens`, `cache_write_tokens`; `estimated`: true when the server did not say the usage; `cost`: US
+--   dollars, nil when the price is not known; `model`; `data`: with a schema; `asked_again`: true when that took a
+--   second answer; `attempts`; `cached`, `shared`: true when it came from the cache or from an equal call; `raw`: the
+--   whole reply
 -- @treturn[2] nil
 -- @treturn[2] error of a kind in the table of weft.model
 -- @raise bad argument or unknown option; an error of kind "canceled" or "deadline"

@@ -8,6 +8,7 @@ local errors = require "weft.model.errors"
 local http = require "weft.http"
 local json = require "weft.json"
 local limits = require "weft.model.limits"
+local messages = require "weft.model.messages"
 local prices = require "weft.model.prices"
 local read = require "weft.model.read"
 local retry = require "weft.retry"
@@ -103,6 +104,7 @@ function call.complete(client, this, result)
     result.estimated = true
   end
   result.model = result.model or client.model
+  result.message = result.text and messages.of(result)
   result.cost = client.price and prices.cost(client.price, result.usage) or nil
   return result
 end

@@ -1,4 +1,5 @@
 --- Ollama's chat and embeddings: bodies and replies. Internal.
+local messages_of = require("weft.model.messages").for_ollama
 local read = require "weft.model.read"
 
 local ollama = {
@@ -26,7 +27,7 @@ end
 function ollama.chat_body(client, given, is_stream)
   return {
     model = client.model,
-    messages = read.messages(given),
+    messages = messages_of(read.messages(given)),
     tools = given.tools,
     format = given.schema,
     options = options_of(client, given),
