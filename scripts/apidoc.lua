@@ -19,6 +19,7 @@ local sections = {
     "Groups in common shapes.",
     "lua/weft/parallel.lua",
     "lua/weft/map.lua",
+    "lua/weft/stage.lua",
     "lua/weft/pipeline.lua",
   },
   { "Pools", "The native threads that tasks run on.", "src/lua/pool.c" },

@@ -231,6 +231,24 @@ describe("weft.pipeline", function()
       virtual.near(10, clock:elapsed())
     end))
 
+    it("cross to tasks, alone and in their pipeline", function()
+      local pool = weft.pool { threads = 1 } -- whose state knows neither
+      local double = weft.stage("double", function(value) return 2 * value end, { limit = 2, retry = 2 })
+      local made = weft.pipeline { double, weft.stage("next", function(value) return value + 1 end) }
+      local results = assert(weft.all({
+        alone = function()
+          local results = assert(weft.pipeline({ double }):run(nil, { 1, 2 }, { pool = weft.inline }))
+          return results[1] + results[2]
+        end,
+        whole = function()
+          local results = assert(made:run(nil, { 1, 2 }))
+          return results[1] + results[2]
+        end,
+      }, { pool = pool }))
+      assert.same({ alone = 6, whole = 8 }, results)
+      pool:close()
+    end)
+
     it("refuse misuse by name", function()
       for _, case in ipairs {
         { { rate = 0 }, "bad argument 'rate' to weft.stage: expected a number of items a second > 0, got 0" },

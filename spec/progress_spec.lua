@@ -44,6 +44,17 @@ describe("weft.progress", function()
     assert.equal(1, #lines)
   end)
 
+  it("stays where it is", function()
+    local progress = weft.progress {}
+    local ok, err = pcall(weft.all, {
+      a = function()
+        progress:tick()
+      end,
+    })
+    assert.is_false(ok)
+    assert.matches("upvalue 'progress': table cannot be sent; a progress line belongs to its state", tostring(err))
+  end)
+
   it("is called as its constructor", function()
     assert.has_error(function()
       weft.progress { totl = 3 }

@@ -52,8 +52,8 @@ local default = clients.new("weft.http", {}, 1)
 -- @tparam[opt] table given.headers sent with each request
 -- @tparam[opt] table given.limits `per_host`, `total`: how many requests may be in flight at once, of all tasks that
 --   have the client; more wait for their turn, hosts in turn (default: none but 10,000 for the process)
--- @tparam[opt] given.timeout and `max_body`, `max_header`, `decompress`, `ca_file`, `cert_file`, `key_file`,
---   `key_password`, `proxy`, `http2`, `redirects`, `retry`, `limiter`: as for @{request}
+-- @tparam[opt] number|table given.timeout as for @{request}, and so are `max_body`, `max_header`, `decompress`, `ca_file`,
+--   `cert_file`, `key_file`, `key_password`, `proxy`, `http2`, `redirects`, `retry` and `limiter`
 -- @treturn client
 -- @raise bad argument or unknown option
 function http.client(given)

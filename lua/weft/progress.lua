@@ -5,6 +5,7 @@ local check = require "weft.check"
 
 local progress = {}
 progress.__index = progress
+progress.__weft_advice = "a progress line belongs to its state; count there what comes back, as from weft.stream"
 
 local M = {}
 

@@ -315,7 +315,7 @@ end
 
 local stops = {
   deadline = "the next attempt would begin after the deadline",
-  budget = "the retry budget is used up",
+  budget = "the retry budget is used up: too many calls fail; option 'budget' of retry",
   retry_after = "the server asks for a longer wait than max_wait",
 }
 

@@ -298,6 +298,8 @@ static void make_types(lua_State *L) {
   lua_pop(L, 1);
   luaL_newmetatable(L, server_type);
   luaL_setfuncs(L, metamethods, 0);
+  lua_pushliteral(L, "a server belongs to the state that started it; capture its url");
+  lua_setfield(L, -2, "__weft_advice");
   lua_newtable(L);
   luaL_setfuncs(L, methods, 0);
   lua_pushcclosure(L, server_index, 1);
