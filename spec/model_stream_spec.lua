@@ -336,6 +336,18 @@ describe("streams", function()
     end
   end)
 
+  it("with an event that is too large say so, with the text before it", function()
+    local server = raw.start(function(client)
+      client:send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+        .. 'data: {"choices":[{"delta":{"content":"a"}}]}\n\ndata: ' .. ("x"):rep(2 ^ 23 + 100))
+    end)
+    local m = weft.model.openai { base_url = server.url, model = "m", retry = { base = 0 } }
+    local result, err = assert(m:stream { prompt = "x" }):result()
+    assert.is_nil(result)
+    assert.same({ "too_large", "a" }, { err.kind, err.partial })
+    server.close()
+  end)
+
   it("that come byte by byte are no reason to remember each", function()
     local server = endless(SSE, 'data: {"choices":[{"delta":{"content":"a"}}]}\n\n')
     local m = weft.model.openai { base_url = server.url, model = "m", http = { max_body = 200000 } }

@@ -210,6 +210,24 @@ if os.getenv "WEFT_SAN" ~= "address" then -- its allocator's locks do not surviv
       assert.same({ out = "42\t42\t42\n", status = 0 }, ended)
     end)
 
+    it("leaves the connections of its parent alone, on which things are under way", function()
+      local ended = script.run(IN_CHILD .. [[
+        local server = require("weft.testing").model_server { reply = "one two three", stream = { delay = 0.02 } }
+        local function model() return weft.model.openai { base_url = server.url, model = "m" } end
+        local m = model()
+        local stream = assert(m:stream { prompt = "?" })
+        local group = weft.group()
+        group:go(function()
+          local other = assert(m:stream { prompt = "?" })
+          return assert(other:result()).text
+        end)
+        local function ask() return assert(model():chat { prompt = "?" }).text == "one two three" and 45 or 1 end
+        print(attempt(ask), attempt(ask))
+        print(assert(stream:result()).text, assert(group:wait())[1], ask())
+      ]])
+      assert.same({ out = "45\t45\none two three\tone two three\t45\n", status = 0 }, ended)
+    end)
+
     it("has the default effect of signals that its parent listens to, which does not hear of them", function()
       local ended = script.run(IN_CHILD .. [[
         local ctx = weft.signal_context "TERM"

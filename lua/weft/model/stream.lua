@@ -95,7 +95,8 @@ local function read_delta(self)
     if not name and reader.finish_reason then
       return nil -- however the connection ended: the answer had
     elseif err then
-      return nil, reader.size > 0 and truncated(self, err) or errors.of_transport(self.client, err)
+      local has_begun = reader.size > 0 and err.kind ~= "too_large"
+      return nil, has_begun and truncated(self, err) or errors.of_transport(self.client, err)
     elseif not name then
       return nil, truncated(self)
     end
