@@ -253,9 +253,25 @@ static int take_rest(weft_sse *sse) {
   return rc == WEFT_OK ? WEFT_WOULD_WAIT : fail(sse, rc);
 }
 
+/* Takes a piece of one byte in the midst of a line, where nothing has to be looked for: 1, or 0 when
+ * there is more to it. */
+static int take_byte(weft_sse *sse) {
+  if (sse->end - sse->cursor != 1 || *sse->cursor == '\n' || *sse->cursor == '\r')
+    return 0;
+  if (!sse->is_skipping) {
+    if (sse->line.size < LONGEST_START || sse->line.size == sse->line.capacity)
+      return 0;
+    sse->line.data[sse->line.size++] = (uint8_t)*sse->cursor;
+  }
+  sse->cursor++;
+  return 1;
+}
+
 int weft_sse_next(weft_sse *sse, weft_sse_event *event) {
   if (sse->failure)
     return sse->failure;
+  if (take_byte(sse))
+    return WEFT_WOULD_WAIT;
   if (sse->was_given)
     clear_event(sse);
   int rc = sse->bom == BOM_PASSED ? WEFT_OK : pass_bom(sse);
