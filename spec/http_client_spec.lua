@@ -301,6 +301,16 @@ describe("weft.http.client", function()
       assert.equal(200, assert(api:post("/chat/completions", { json = CHAT, limiter = false })).status)
     end)
 
+    it("raises what that raises, and tries nothing again", function()
+      local waits = 0
+      local api = http.client { base_url = "http://127.0.0.1:1", retry = FAST, limiter = { wait = function()
+        waits = waits + 1
+        error("my mistake", 0)
+      end } }
+      assert.equal("my mistake", message_of(api.get, api, "/a"))
+      assert.equal(1, waits)
+    end)
+
     it("returns its error, and takes anything that can wait", function()
       local calls = 0
       local limiter = { wait = function()

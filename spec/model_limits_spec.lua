@@ -357,6 +357,19 @@ describe("money", function()
     assert.is_true(warned:recv() >= 0.0025)
   end)
 
+  it("is spent once when on_warn raises, which is raised", function()
+    local server = costly()
+    local budget = weft.budget { usd = 1, warn = 1e-6 }
+    local m = models.openai(server, { budget = budget, prices = PRICES, limits = { concurrency = 1 },
+      on_warn = function() error("my mistake", 0) end })
+    local ok, err = pcall(m.chat, m, { prompt = "x" })
+    assert.same({ false, "my mistake" }, { ok, err })
+    assert.equal(1, server:stats().requests)
+    assert.equal(0.0005, budget:spent())
+    assert.equal(0, m:stats().in_flight)
+    assert(m:chat { prompt = "x" })
+  end)
+
   it("needs prices, and says how to give them", function()
     local ok, err = pcall(function() weft.model.openai { model = "my-model", budget = weft.budget { usd = 1 } } end)
     assert.is_false(ok)

@@ -357,6 +357,9 @@ local function finish(policy, fn, key, attempts, started, ok, ...)
   end
   local err = ok and select(2, ...) or (...)
   core.current():check() -- cancellation is raised, whatever fn made of it
+  if not ok and not policy.catches then
+    error(err, 0)
+  end
   record(attempts, err, started)
   local delay, reason = next_delay(policy, err, #attempts)
   if not delay then
@@ -373,8 +376,10 @@ run = function(policy, fn, key, attempts)
   return finish(policy, fn, key, attempts, core.now(), pcall(fn, #attempts + 1, key))
 end
 
---- Calls a function by a policy. Internal; for clients.
--- @tparam table policy of @{retry.policy}; `deadline`, if any, ends it as the context's does
+--- Calls a function by a policy. Internal; for clients, whose attempts return their failures: what one raises is a
+-- mistake, such as in a callback of the user's, and is raised at once.
+-- @tparam table policy of @{retry.policy}; `deadline`, if any, ends it as the context's does; `catches`: what is raised
+--   counts as a failure, too
 -- @tparam function fn called as fn(attempt, key)
 function retry.run(policy, fn)
   local key = policy.idempotency_key
@@ -403,7 +408,9 @@ function retry.retry(fn, given)
   if type(fn) ~= "function" then
     options.refuse("weft.retry", "fn", "a function", fn, 2)
   end
-  return retry.run(retry.policy("weft.retry", given == nil and {} or given, 2), fn)
+  local policy = retry.policy("weft.retry", given == nil and {} or given, 2)
+  policy.catches = true
+  return retry.run(policy, fn)
 end
 
 return retry
