@@ -509,6 +509,14 @@ describe("calls under faults", function()
     assert.equal(100, count(many(m, 100), "server"))
     local requests = server:stats().requests
     assert.is_true(requests >= 110 and requests <= 120, requests)
+    -- a model has a budget of its own unless it is told otherwise: ten to begin with, and one for each fifth call
+    m = models.openai(server, { retry = { base = 0, attempts = 4 } })
+    assert.equal(100, count(many(m, 100), "server"))
+    local own = server:stats().requests - requests
+    assert.is_true(own >= 120 and own <= 131, own)
+    m = models.openai(server, { retry = { base = 0, attempts = 4, budget = false } })
+    assert.equal(10, count(many(m, 10), "server"))
+    assert.equal(requests + own + 40, server:stats().requests)
   end)
 end)
 
