@@ -298,6 +298,14 @@ describe("money", function()
     assert.equal(4, server:stats().requests)
   end)
 
+  it("is set aside for the words that a provider adds to tools", function()
+    local server = costly()
+    local m = models.openai(server, { budget = weft.budget { usd = 0.01 }, prices = PRICES, max_tokens = 10 }) -- 1,000 tokens
+    local tool = { type = "function", ["function"] = { name = "f" } }
+    assert.equal("skipped_budget", select(2, ask(m, "x", { tools = { tool } })).kind)
+    assert(ask(m, "x", { extra = { other = { tool } } }))
+  end)
+
   it("asks for a bound where nobody knows how long an answer may be", function()
     local server = costly()
     local options = { budget = weft.budget { usd = 1 }, prices = { m = { input = 1, output = 1 } } }

@@ -33,6 +33,8 @@ describe("bodies", function()
     assert.same({ include_usage = true }, body.stream_options)
     assert.same({ type = "json_schema", json_schema = { name = "reply", schema = { type = "object" } } },
       body.response_format)
+    body = apis.openai.chat_body(client, { prompt = "p", schema = {}, response_format = { type = "json_object" } })
+    assert.same({ type = "json_object" }, body.response_format) -- one's own goes before
     assert.same({ model = "m", input = { "a" }, dimensions = 3 },
       apis.openai.embed_body(client, { input = { "a" }, dimensions = 3 }))
   end)
@@ -44,11 +46,13 @@ describe("bodies", function()
       system = "s\n\nt",
       messages = { { role = "user", content = "p" } },
       tools = { { name = "f", description = "d", input_schema = { type = "object" } }, { name = "g", input_schema = {} } },
+      tool_choice = { type = "auto" },
       stream = true,
     }, apis.anthropic.chat_body(client, {
       system = "s",
       messages = { { role = "system", content = "t" }, { role = "user", content = "p" } },
       tools = { tool, { name = "g", input_schema = {} } },
+      tool_choice = { type = "auto" },
     }, true))
     local body = apis.anthropic.chat_body(client, { prompt = "p", schema = { type = "object" }, max_tokens = 5 })
     assert.match('matches this JSON schema: {"type":"object"}$', body.system)
@@ -62,9 +66,10 @@ describe("bodies", function()
       messages = { { role = "system", content = "s" }, { role = "user", content = "p" } },
       format = { type = "object" },
       options = { temperature = 0, num_predict = 9 },
+      tools = { tool },
       stream = false,
     }, apis.ollama.chat_body(client, {
-      system = "s", prompt = "p", temperature = 0, max_tokens = 9, schema = { type = "object" },
+      system = "s", prompt = "p", temperature = 0, max_tokens = 9, schema = { type = "object" }, tools = { tool },
     }, false))
     assert.is_nil(apis.ollama.chat_body({ model = "m" }, { prompt = "p" }, true).options)
   end)
@@ -340,6 +345,10 @@ describe("rate limit headers", function()
         ["anthropic-ratelimit-requests-reset"] = "1994-11-06T08:49:47Z" }, 1, 10 },
       { { ["anthropic-ratelimit-output-tokens-remaining"] = "0", ["anthropic-ratelimit-output-tokens-limit"] = "100",
         ["anthropic-ratelimit-output-tokens-reset"] = "1994-11-06T08:49:47Z" }, 50, 5 },
+      { { ["anthropic-ratelimit-input-tokens-remaining"] = "0",
+        ["anthropic-ratelimit-input-tokens-reset"] = "1994-11-06T08:49:44Z" }, 50, 7 },
+      { { ["anthropic-ratelimit-tokens-remaining"] = "49",
+        ["anthropic-ratelimit-tokens-reset"] = "1994-11-06T08:49:40Z" }, 50, 3 },
       { { ["anthropic-ratelimit-requests-remaining"] = "0",
         ["anthropic-ratelimit-requests-reset"] = "1994-11-06T08:49:00Z" }, 1, 0 },
     } do

@@ -279,6 +279,20 @@ describe("streams", function()
     assert.equal("bad_reply", ask_listener("ollama", "application/x-ndjson", '{"message":{"tool_calls":[1]}}\n').kind)
   end)
 
+  it("with an event that is called error fail, whatever is in it", function()
+    local good = 'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
+    for data, wanted in pairs {
+      ['{"message":"it broke"}'] = "it broke", ['{"error":"it broke"}'] = "it broke", ["it broke"] = "it broke",
+      ['{"error":{"message":"it broke"}}'] = "it broke", ["null"] = "in the stream", ["5"] = "in the stream",
+    } do
+      local outcome = ask_listener("openai", "text/event-stream", good .. "event: error\ndata: " .. data .. "\n\n")
+      assert.same({ "server", { "a" } }, { outcome.kind, outcome.parts }, data)
+      outcome = ask_listener("openai", "text/event-stream", "event: error\ndata: " .. data .. "\n\n")
+      assert.equal("server", outcome.kind)
+      assert.match(wanted, outcome.message)
+    end
+  end)
+
   it("that are cut within a line are truncated", function()
     local line = '{"message":{"content":"a"}}\n'
     assert.same({ parts = { "a" }, kind = "stream_truncated" }, ask_listener("ollama", "application/x-ndjson", line .. '{"mess'))

@@ -89,6 +89,13 @@ static void test_other_origins(void) {
     free(before);
     expect_failure(&request, "redirect", "(status 307) was not followed: its");
   }
+  static const char *const same_port[] = {"http://localhost:%d/ok", "http://127.0.0.2:%d/ok",
+                                          "https://127.0.0.1:%d/ok"};
+  for (size_t i = 0; i < sizeof same_port / sizeof *same_port; i++) {
+    snprintf(same, sizeof same, same_port[i], server->port);
+    weft_http_request request = redirected(path, sizeof path, 307, same);
+    expect_failure(&request, "redirect", "(status 307) was not followed: its");
+  }
   snprintf(same, sizeof same, "HTTP://other:key@127.0.0.1:%d/ok", server->port);
   weft_http_request request = redirected(path, sizeof path, 307, same);
   weft_http_transfer *transfer = run(&request);
