@@ -31,7 +31,15 @@ BUILD = build/$(LUA)$(KIND)
 CORE_BUILD = build/core$(KIND)
 
 BASE_CFLAGS = $(FEATURES) $(OPT) -g -fPIC -fvisibility=hidden -pthread $(WARN) $(SAN_FLAGS)
-LINK = $(CC) $(if $(LIBFLAG),$(LIBFLAG),-shared) -pthread $(SAN_FLAGS) -Wl,-z,nodelete -Wl,-z,relro
+CURL_CFLAGS = $(if $(CURL_INCDIR),-I$(CURL_INCDIR))
+CURL_LIBS = $(if $(CURL_LIBDIR),-L$(CURL_LIBDIR)) -lcurl
+ifeq ($(SYSTEM),Darwin)
+LIBFLAG ?= -bundle -undefined dynamic_lookup
+LINK = $(CC) $(LIBFLAG) -pthread $(SAN_FLAGS)
+else
+LIBFLAG ?= -shared
+LINK = $(CC) $(LIBFLAG) -pthread $(SAN_FLAGS) -Wl,-z,nodelete -Wl,-z,relro
+endif
 
 POLLER = $(if $(filter linux,$(PLATFORM)),poller_epoll,poller_poll)
 # In the order of the data's way: what carries it, what waits, who runs it, what it waits for.
@@ -67,7 +75,7 @@ all: $(BUILD)/weft/core.so $(BUILD)/weft/testing/server.so
 # The core has no Lua include path: it cannot depend on Lua by accident.
 $(CORE_BUILD)/%.o: src/core/%.c
 	@mkdir -p $(@D)
-	$(CC) $(BASE_CFLAGS) $(CFLAGS) -Isrc/core -MMD -MP -c $< -o $@
+	$(CC) $(BASE_CFLAGS) $(CFLAGS) -Isrc/core $(CURL_CFLAGS) -MMD -MP -c $< -o $@
 
 $(CORE_BUILD)/libweft.a: $(CORE_OBJ)
 	$(AR) rcs $@ $^
@@ -89,7 +97,7 @@ $(BUILD)/testing/%.o: src/testing/%.c
 
 $(BUILD)/weft/core.so: $(BINDING_OBJ) $(CORE_BUILD)/libweft.a
 	@mkdir -p $(@D)
-	$(LINK) -o $@ $^ -lcurl -lm
+	$(LINK) -o $@ $^ $(CURL_LIBS) -lm
 
 $(BUILD)/weft/testing/server.so: $(SERVER_OBJ) $(CORE_BUILD)/libmodel.a $(CORE_BUILD)/libweft.a
 	@mkdir -p $(@D)
@@ -156,7 +164,7 @@ lint:
 	lua5.4 scripts/check_links.lua
 
 # Programs and specs run several at a time; each prints when it ends, and all run though one fails.
-JOBS ?= $(shell nproc)
+JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 RUN_ALL = $(MAKE) --no-print-directory -s -k -j$(JOBS)
 
 # Everything: both VMs, both ways of shipping, the core's C tests, checks of sources and docs.
@@ -228,9 +236,11 @@ LUADIR ?= $(PREFIX)/share/lua/$(if $(filter luajit,$(LUA)),5.1,5.4)
 LIBDIR ?= $(PREFIX)/lib/lua/$(if $(filter luajit,$(LUA)),5.1,5.4)
 
 install: all
-	cd lua && find weft -name '*.lua' -exec install -D -m 644 '{}' '$(DESTDIR)$(LUADIR)/{}' ';'
-	install -D -m 755 $(BUILD)/weft/core.so '$(DESTDIR)$(LIBDIR)/weft/core.so'
-	install -D -m 755 $(BUILD)/weft/testing/server.so '$(DESTDIR)$(LIBDIR)/weft/testing/server.so'
+	cd lua && find weft -type d -exec mkdir -p '$(DESTDIR)$(LUADIR)/{}' ';'
+	cd lua && find weft -name '*.lua' -exec install -m 644 '{}' '$(DESTDIR)$(LUADIR)/{}' ';'
+	mkdir -p '$(DESTDIR)$(LIBDIR)/weft/testing'
+	install -m 755 $(BUILD)/weft/core.so '$(DESTDIR)$(LIBDIR)/weft/core.so'
+	install -m 755 $(BUILD)/weft/testing/server.so '$(DESTDIR)$(LIBDIR)/weft/testing/server.so'
 
 rock:
 	@grep -q 'LUA_VERSION_NUM.*504' '$(LUA_INCDIR)/lua.h' || test -e '$(LUA_INCDIR)/luajit.h' \

@@ -26,8 +26,8 @@ void *weft_calloc(size_t count, size_t size) {
 }
 
 void *weft_malloc_aligned(size_t alignment, size_t size) {
-  size_t rounded = (size + alignment - 1) / alignment * alignment;
-  return injected_failure() ? NULL : aligned_alloc(alignment, rounded);
+  void *memory = NULL;
+  return injected_failure() || posix_memalign(&memory, alignment, size) != 0 ? NULL : memory;
 }
 
 void *weft_realloc(void *old, size_t size) {

@@ -104,8 +104,14 @@ void weft_word_sleep(_Atomic uint32_t *word, uint32_t expected, uint64_t until_n
 /* Ends the sleep of the one thread that may sleep on `word`, which was changed before. */
 void weft_word_wake(_Atomic uint32_t *word);
 
+/* Makes a lock that is held for some 20 ns at a time: who waits for it stays awake a while, if the
+ * system can do that. */
+void weft_lock_init_short(pthread_mutex_t *lock);
+
 /* Processors that this process may run on, at least 1. */
 uint32_t weft_cpu_count(void);
+/* Keeps the code mapped when Lua unloads its modules, since threads may be in it. */
+void weft_process_stay_loaded(void);
 /* Memory that the process has; 0: the system does not tell. */
 uint64_t weft_process_resident_bytes(void);
 

@@ -42,6 +42,16 @@ void weft_word_wake(_Atomic uint32_t *word) {
   syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
 }
 
+void weft_lock_init_short(pthread_mutex_t *lock) {
+  pthread_mutexattr_t attributes;
+  pthread_mutexattr_init(&attributes);
+#ifdef __GLIBC__
+  pthread_mutexattr_settype(&attributes, PTHREAD_MUTEX_ADAPTIVE_NP);
+#endif
+  pthread_mutex_init(lock, &attributes);
+  pthread_mutexattr_destroy(&attributes);
+}
+
 int weft_fd_poll(struct pollfd *fds, uint32_t count, uint64_t until_ns) {
   struct timespec left;
   return ppoll(fds, count, time_left(until_ns, &left), NULL);
@@ -55,6 +65,9 @@ uint32_t weft_cpu_count(void) {
     return (uint32_t)CPU_COUNT(&set);
   long count = sysconf(_SC_NPROCESSORS_ONLN);
   return count > 0 ? (uint32_t)count : 1;
+}
+
+void weft_process_stay_loaded(void) { /* the linker was told: -z nodelete */
 }
 
 uint64_t weft_process_resident_bytes(void) {

@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #ifdef __APPLE__
+#include <dlfcn.h>
 #include <mach/mach.h>
 #endif
 
@@ -95,6 +96,10 @@ void weft_word_wake(_Atomic uint32_t *word) {
   pthread_mutex_unlock(&lot->lock);
 }
 
+void weft_lock_init_short(pthread_mutex_t *lock) {
+  pthread_mutex_init(lock, NULL);
+}
+
 /* Rounded up: who wakes too early would look again and again. */
 int weft_fd_poll(struct pollfd *fds, uint32_t count, uint64_t until_ns) {
   uint64_t ms = until_ns == WEFT_NEVER_NS ? 0 : (left_ns(until_ns) + 999999) / 1000000;
@@ -107,6 +112,15 @@ int weft_fd_poll(struct pollfd *fds, uint32_t count, uint64_t until_ns) {
 uint32_t weft_cpu_count(void) {
   long count = sysconf(_SC_NPROCESSORS_ONLN);
   return count > 0 ? (uint32_t)count : 1;
+}
+
+/* Apple's linker has no -z nodelete, which the others have. */
+void weft_process_stay_loaded(void) {
+#ifdef __APPLE__
+  Dl_info self;
+  if (dladdr((const void *)weft_process_stay_loaded, &self))
+    dlopen(self.dli_fname, RTLD_LAZY | RTLD_NODELETE);
+#endif
 }
 
 uint64_t weft_process_resident_bytes(void) {

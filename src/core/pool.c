@@ -24,15 +24,6 @@ static __attribute__((constructor)) void renew_after_forks(void) {
 static void destroy_handle(weft_handle *handle);
 const weft_handle_type weft_pool_type = {"pool", destroy_handle, &weft_live.pools};
 
-/* It is held for some 20 ns at a time: those who wait do so awake. */
-static void init_lock(weft_pool *pool) {
-  pthread_mutexattr_t attributes;
-  pthread_mutexattr_init(&attributes);
-  pthread_mutexattr_settype(&attributes, PTHREAD_MUTEX_ADAPTIVE_NP);
-  pthread_mutex_init(&pool->lock, &attributes);
-  pthread_mutexattr_destroy(&attributes);
-}
-
 /* ---- life ---- */
 
 void weft_pool_free(weft_pool *pool) {
@@ -72,7 +63,7 @@ weft_pool *weft_pool_make(const weft_pool_config *config, const weft_runtime *ru
   pool->may_spin = weft_cpu_count() > 1;
   pool->workers = workers;
   atomic_init(&pool->process, weft_process_generation());
-  init_lock(pool);
+  weft_lock_init_short(&pool->lock);
   return pool;
 }
 
@@ -90,7 +81,7 @@ void weft_pool_release(weft_pool *pool) {
 static void adopt_after_fork(weft_pool *pool) {
   pthread_mutex_lock(&adopting);
   if (atomic_load(&pool->process) != weft_process_generation()) {
-    init_lock(pool);
+    weft_lock_init_short(&pool->lock);
     atomic_store(&pool->places, 0); /* what the lost threads used stays unfreed */
     pool->queue = (weft_queue){0};
     pool->idle = NULL;

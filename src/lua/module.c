@@ -29,7 +29,8 @@ static void at_exit(void) {
   weft_io_stop(EXIT_WAIT_MS);
 }
 
-static void register_exit_handler(void) {
+static void set_up_process(void) {
+  weft_process_stay_loaded();
   atexit(at_exit);
 }
 
@@ -135,7 +136,8 @@ static int is_error(lua_State *L) {
  * the process, with `live`, `parked`, and the counters `done`, `failed`, `canceled`; `by_pool`: for
  * each name of a pool with threads `threads`, `max_threads`, `idle`, `queued`, `tasks`, `parked`;
  * `http`: `in_flight`, `queued`, `sockets`, and the counters `started`, `failed`; `memory`, in
- * bytes: `resident` (where the system tells), and `lua`, of the Lua states, each as of when it was last idle
+ * bytes: `resident` (where the system tells), and `lua`, of the Lua states, each as of when it was
+ * last idle
  */
 static int stats(lua_State *L) {
   weft_state *state = WEFT_STATE(L);
@@ -211,7 +213,7 @@ WEFT_MODULE_API int luaopen_weft_core(lua_State *L) {
                                             {"stats", stats, 0},
                                             {"fail_at", fail_at, 0},
                                             {NULL, NULL, 0}};
-  pthread_once(&once, register_exit_handler);
+  pthread_once(&once, set_up_process);
   weft_state *state = weft_state_open(L, NULL);
   lua_newtable(L);
   weft_register(L, state, functions);
