@@ -29,7 +29,7 @@ local function with_finalizers(fn, body)
       finalized(run)
     end
   end
-  local pause, multiplier = collectgarbage("setpause", 1), collectgarbage("setstepmul", newproxy and 10000 or 400)
+  local pause, multiplier = collectgarbage("setpause", 1), collectgarbage("setstepmul", 1000)
   for _ = 1, 10 do
     finalized(run)
   end
@@ -52,7 +52,7 @@ describe("a finalizer", function()
       sent = sent + (channel:try_send { "from a finalizer", sent } and 1 or 0)
       channel:try_recv()
     end, function()
-      for i = 1, 60 do
+      for i = 1, 1500 do
         -- new code each time: to dump it and to look for its name among modules allocates
         local fn = load("local a, b, c = { x = { 1, 2, 3 } }, 'b', { z = {} } return function() return #a.x, b, c.z, "
           .. i .. " end")()
@@ -72,13 +72,34 @@ describe("a finalizer", function()
       channel:try_recv()
     end, function()
       local there = weft.channel(1)
-      for i = 1, 60 do
+      for i = 1, 1500 do
         local value = { a = { b = { [i] = io.stdout } } }
         local _, err = pcall(there.send, there, value)
         assert.matches("value 1%.a%.b%[" .. i .. "%]: userdata FILE%* cannot be sent", err)
       end
     end)
     assert.is_true(sent > 0)
+  end)
+
+  it("is not run more often for the functions that are sent", function()
+    local cycles, stopped = 0, false
+    local function count()
+      cycles = cycles + 1
+      if not stopped then
+        finalized(count)
+      end
+    end
+    finalized(count)
+    collectgarbage()
+    cycles = 0
+    weft.scope(function(g)
+      for _ = 1, 300 do
+        g:go(load "return 1")
+      end
+    end)
+    stopped = true
+    collectgarbage()
+    assert.is_true(cycles < 30, cycles .. " collections for 300 functions")
   end)
 
   it("asks a task for its status while results are being taken over", function()

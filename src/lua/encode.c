@@ -2,8 +2,8 @@
  *
  * Owns nothing that outlives a call but the state's scratch. Entered by the state's thread alone.
  * Invariants: an error leaves the scratch and the writer as they are; the next message begins anew.
- * While a message is written no code of the script's runs, be it a metamethod or a finalizer: what
- * allocates Lua memory is called undisturbed.
+ * While a message is written no metamethod runs, and what allocates Lua memory is called
+ * undisturbed, since that may run finalizers.
  */
 #include "encode.h"
 
@@ -34,16 +34,26 @@ static void check(weft_encoder *e, int rc) {
 
 /* ---- undisturbed ---- */
 
-void weft_encode_undisturbed(lua_State *L, lua_CFunction function, int index, void *arg) {
-  int was_running = lua_gc(L, LUA_GCISRUNNING, 0);
-  lua_gc(L, LUA_GCSTOP, 0);
+/* A finalizer that sends something does so with a writer and scratch memory of its own, and holds
+ * its tables behind ours. To stop the collector instead would end its pause. */
+void weft_encode_undisturbed(weft_encoder *e, lua_CFunction function, int index, void *arg) {
+  lua_State *L = e->L;
+  weft_state *state = e->state;
+  weft_parcel_writer writer = state->writer;
+  weft_encoder_scratch scratch = state->scratch;
+  weft_parcel_writer_init(&state->writer);
+  state->scratch = (weft_encoder_scratch){.held = scratch.held + scratch.table_count};
+  e->scratch = &scratch;
   lua_pushvalue(L, index);
   lua_pushcfunction(L, function);
   lua_insert(L, -2);
   lua_pushlightuserdata(L, arg);
   int rc = lua_pcall(L, 2, 0, 0);
-  if (was_running)
-    lua_gc(L, LUA_GCRESTART, 0);
+  weft_parcel_writer_free(&state->writer);
+  weft_encoder_scratch_free(&state->scratch);
+  state->writer = writer;
+  state->scratch = scratch;
+  e->scratch = &state->scratch;
   if (rc != 0)
     lua_error(L);
 }
@@ -131,7 +141,7 @@ static void put_table(weft_encoder *e, int index) {
   add_pending(e, e->scratch->seen.count - 1);
   lua_rawgeti(L, LUA_REGISTRYINDEX, e->state->pending);
   lua_pushvalue(L, index);
-  lua_rawseti(L, -2, (int)e->scratch->table_count);
+  lua_rawseti(L, -2, (int)(e->scratch->held + e->scratch->table_count));
   lua_pop(L, 1);
 }
 
@@ -262,7 +272,7 @@ static void put_function(weft_encoder *e, int index) {
   luaL_checkstack(L, 4, "function");
   lookup found = {.encoder = e, .code = weft_ship_find(e->state, L, index)};
   if (!found.code)
-    weft_encode_undisturbed(L, look_up_name, index, &found);
+    weft_encode_undisturbed(e, look_up_name, index, &found);
   if (found.name) {
     put_name(e, found.name, found.size);
     return;
@@ -282,7 +292,7 @@ static void put_function(weft_encoder *e, int index) {
     return;
   }
   if (!found.code)
-    weft_encode_undisturbed(L, look_up_code, index, &found);
+    weft_encode_undisturbed(e, look_up_code, index, &found);
   put_new_function(e, index, found.code);
 }
 
@@ -405,7 +415,7 @@ static void put_pending(weft_encoder *e) {
     e->label = NULL;
     e->number = e->scratch->tables[i].number;
     e->is_guarded = e->scratch->tables[i].is_guarded;
-    lua_rawgeti(L, -1, (int)i + 1);
+    lua_rawgeti(L, -1, (int)(e->scratch->held + i + 1));
     put_contents(e);
     lua_pop(L, 1);
   }

@@ -62,13 +62,13 @@ typedef struct weft_encoder {
   const weft_code *lone_code;
 } weft_encoder;
 
-/* Calls function(value at `index`, light userdata `arg`) while no finalizer can run: one that sends
- * something would write over the message that is half done. What it raises gets the position of the
- * binding's caller. */
-void weft_encode_undisturbed(lua_State *L, lua_CFunction function, int index, void *arg);
-/* Raises "<path>: <type> cannot be sent; <advice>", with the words of its own class if that has any.
- * The culprit is on top of the stack, which it leaves. Returns when it may be part of a module that was loaded lately: the message is then
- * written again. */
+/* Calls function(value at `index`, light userdata `arg`), which allocates Lua memory: finalizers that it
+ * runs do not write over the message that is half done, though they send something. Raises what that
+ * raises. */
+void weft_encode_undisturbed(weft_encoder *e, lua_CFunction function, int index, void *arg);
+/* Raises "<path>: <type> cannot be sent; <advice>", with the words of its own class if that has
+ * any. The culprit is on top of the stack, which it leaves. Returns when it may be part of a module
+ * that was loaded lately: the message is then written again. */
 void weft_encode_refuse(weft_encoder *e, const char *advice);
 /* Holds on to no table of a message that is written, or refused. */
 void weft_encode_forget_pending(weft_encoder *e);

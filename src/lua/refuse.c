@@ -57,7 +57,7 @@ static void push_path(weft_encoder *e) {
   while (!label && parent != UINT32_MAX) {
     const weft_pending_table *table = &e->scratch->tables[parent];
     lua_rawgeti(L, LUA_REGISTRYINDEX, e->state->pending);
-    lua_rawgeti(L, -1, (int)parent + 1);
+    lua_rawgeti(L, -1, (int)(e->scratch->held + parent + 1));
     lua_replace(L, -2);
     push_key_of(L, child + 2, child);
     lua_pushvalue(L, child + 1);
@@ -98,7 +98,7 @@ void weft_encode_forget_pending(weft_encoder *e) {
   lua_rawgeti(e->L, LUA_REGISTRYINDEX, e->state->pending);
   for (uint32_t i = 0; i < e->scratch->table_count; i++) {
     lua_pushnil(e->L);
-    lua_rawseti(e->L, -2, (int)i + 1);
+    lua_rawseti(e->L, -2, (int)(e->scratch->held + i + 1));
   }
   lua_pop(e->L, 1);
 }
@@ -137,6 +137,6 @@ void weft_encode_refuse(weft_encoder *e, const char *advice) {
   lua_State *L = e->L;
   refusal refusal = {e, advice};
   luaL_checkstack(L, 4, "error");
-  weft_encode_undisturbed(L, refuse, lua_gettop(L), &refusal);
+  weft_encode_undisturbed(e, refuse, lua_gettop(L), &refusal);
   lua_pop(L, 1);
 }

@@ -18,6 +18,7 @@ typedef struct weft_encoder_scratch {
   weft_ptrmap seen;                  /* tables and functions by address */
   struct weft_pending_table *tables; /* whose contents are still to be written */
   uint32_t table_count, table_capacity;
+  uint32_t held;           /* how many tables of messages that are half done come before */
   struct weft_cell *cells; /* captured variables of every function */
   uint32_t cell_count, cell_capacity, function_count;
 } weft_encoder_scratch;
@@ -58,8 +59,8 @@ int weft_decode(struct weft_state *state, lua_State *L, const weft_parcel *parce
  * The caller has made room on the stack. Raises nothing but "not enough memory". */
 int weft_decode_plain(lua_State *L, const weft_parcel *parcel);
 
-/* The same for a value that needs no memory (nil, a boolean, a number): it never raises, and runs no
- * finalizer. */
+/* The same for a value that needs no memory (nil, a boolean, a number): it never raises, and runs
+ * no finalizer. */
 int weft_decode_scalar(lua_State *L, const weft_parcel *parcel);
 
 /* Pushes the values of a shared parcel and gives the reference back, also when it raises: how many.
