@@ -13,7 +13,8 @@ local PAGE = "docs/api.md"
 local sections = {
   { "Contexts", "Deadlines and cancellation in a tree, as Go's `context`.", "src/lua/context.c", "lua/weft/after.lua" },
   { "Groups and tasks", "Errgroups: tasks that end together.", "src/lua/group.c", "src/lua/group_go.c",
-    "src/lua/group_wait.c", "src/lua/group_task.c", "src/lua/group_leave.c", "lua/weft/scope.lua", "lua/weft/start.lua" },
+    "src/lua/group_wait.c", "src/lua/group_task.c", "src/lua/group_leave.c", "src/lua/group_unseen.c",
+    "lua/weft/scope.lua", "lua/weft/unseen.lua", "lua/weft/start.lua" },
   {
     "Several at once",
     "Groups in common shapes.",

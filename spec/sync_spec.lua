@@ -527,6 +527,7 @@ describe("waitgroup:go", function()
       group:cancel()
       waiting:wait()
       assert.equal(0, waiting:count())
+      group:wait()
       group:close()
     end
   end)

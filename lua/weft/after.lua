@@ -3,6 +3,7 @@
 local core = require "weft.core"
 local check = require "weft.check"
 local finalizer = require "weft.finalizer"
+local unseen = require "weft.unseen"
 
 local M = {}
 
@@ -10,12 +11,21 @@ local FEW = 16
 local pending = {} -- group -> true: what waits is kept until it has run or was stopped
 local added, most = 0, FEW -- since the last look; and how many it takes for the next, so that looking costs O(1) each
 
+-- Waits for what still runs; an error of the function has nobody else to go to.
+local function leave(group)
+  group:_leave()
+  local errors = group:_unseen()
+  if errors then
+    unseen.report(nil, 0, errors)
+  end
+end
+
 local function drop_finished()
   local left = 0
   for group in pairs(pending) do
     if group:stats().running == 0 then
       pending[group] = nil
-      group:close()
+      leave(group)
     else
       left = left + 1
     end
@@ -54,7 +64,7 @@ function M.after(ctx, fn)
   end
   local started = core.channel(1)
   local group = core.group(core.background())
-  group:go(function()
+  group:go("context:after", function()
     ctx:wait()
     if started:try_send(true) then
       fn()
@@ -65,7 +75,7 @@ function M.after(ctx, fn)
   return function()
     local stopped = started:try_send(true) -- whoever fills the channel first has decided
     pending[group] = nil
-    group:close()
+    leave(group)
     return stopped
   end
 end

@@ -32,7 +32,7 @@ end
 -- @treturn number how many seconds it took
 function M.run(ctx, fn, base, count, fibers, is_collecting, items)
   local began = core.now()
-  local group = core.group(ctx, is_collecting and go_on or stop_at_failure)
+  local group = core.group(ctx, is_collecting and go_on or stop_at_failure):_hush()
   local taken, live, at = 0, 0, {} -- at: which item each fiber has taken last
   local fiber
   local function start()

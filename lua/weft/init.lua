@@ -57,6 +57,7 @@ local functions = {
   shield = "weft.scope",
   supervise = "weft.start",
   span = "weft.span",
+  on_unseen = "weft.unseen",
   is = "weft.error",
   all = "weft.parallel",
   any = "weft.parallel",

@@ -112,7 +112,7 @@ end
 
 local function new_run(ctx, items, fn, opts)
   local read, total = reader("weft.map", items)
-  local group = core.group(ctx, { pool = opts.pool, collect = true })
+  local group = core.group(ctx, { pool = opts.pool, collect = true }):_hush()
   local limit = math.min(opts.limit or DEFAULT_LIMIT, math.max(1, total or math.huge))
   local chunks = chunk_count(opts, limit, total)
   return setmetatable({
@@ -314,7 +314,7 @@ function M.stream(ctx, items, fn, opts)
   check.count("weft.stream", "limit", opts.limit, 1)
   local read = reader("weft.stream", items)
   local limit = opts.limit or DEFAULT_LIMIT
-  local group = core.group(ctx, { pool = opts.pool, limit = limit, collect = true })
+  local group = core.group(ctx, { pool = opts.pool, limit = limit, collect = true }):_hush()
   local next_completed, state = group:completed()
   local running, started, refusal = 0, 0, nil
 

@@ -24,29 +24,31 @@ local function comes_from(err, other)
   return false
 end
 
--- What tasks failed with by themselves: neither the body's own error, nor the echo of its cancellation.
-local function failures_beside(group, raised)
+-- What tasks of the group failed with by themselves, whether somebody has seen it or not.
+local function failures_of(group)
   local failures = {}
   for i = 1, group:stats().started do
     local err = group:error_of(i)
-    if err ~= nil and not is_echo(err) and not comes_from(raised, err) then
+    if err ~= nil and not is_echo(err) then
       failures[#failures + 1] = err
     end
   end
   return failures
 end
 
--- What a scope raises whose body has raised, once its tasks have ended.
-local function error_of_body(group, raised)
-  local failures = failures_beside(group, raised)
-  if #failures == 0 then
-    return raised
-  elseif is_echo(raised) and core.current():err() == nil then
-    if #failures == 1 then
-      return failures[1]
+local function but_for(failures, raised)
+  local others = {}
+  for _, err in ipairs(failures) do
+    if not comes_from(raised, err) then
+      others[#others + 1] = err
     end
-  else
-    table.insert(failures, 1, raised)
+  end
+  return others
+end
+
+local function join(failures)
+  if #failures == 1 then
+    return failures[1]
   end
   return core.new_error {
     kind = "joined",
@@ -57,6 +59,39 @@ local function error_of_body(group, raised)
     ),
     errors = failures,
   }
+end
+
+-- The error in flight together with those of tasks. One that comes from a task's is raised as it is; the echo of the
+-- group's own cancellation gives way to what caused it.
+local function error_of(failures, raised)
+  if raised == nil then
+    return join(failures)
+  end
+  failures = but_for(failures, raised)
+  if #failures == 0 then
+    return raised
+  elseif not is_echo(raised) or core.current():err() ~= nil then
+    table.insert(failures, 1, raised)
+  end
+  return join(failures)
+end
+
+--- Leaves the group: cancels what still runs, and waits for it. Also what `<close>` does on Lua 5.4. The error of a task that
+-- failed and that nobody has seen, from wait or of that task alone, is raised then, so that none is lost.
+-- @function group:close
+-- @param[opt] raised the error with which the code that used the group has ended, as `<close>` gives it; when tasks
+--   have failed unseen as well, one of kind "joined" is raised, with `errors`, this one first
+-- @raise see above
+function M.close(group, raised)
+  if type(group) ~= "table" or group._leave == nil then
+    check.fail("group:close", "self", "a group (call it with ':')", group)
+  end
+  group:_leave()
+  local failures = group:_unseen()
+  local failure = failures and error_of(failures, raised)
+  if failure and not rawequal(failure, raised) then
+    error(failure, 0)
+  end
 end
 
 --- Runs a function with a group, waits for its tasks, and leaves the group whatever happens. The way
@@ -84,13 +119,13 @@ function M.scope(ctx, opts, fn)
   local ok, raised = pcall(fn, group)
   if not ok then
     group:cancel(raised)
-    group:close()
-    error(error_of_body(group, raised), 0)
+    group:_leave()
+    error(error_of(failures_of(group), raised), 0)
   end
   local outcome = pack(pcall(group.wait, group))
-  group:close()
+  group:_leave()
   if not outcome[1] then
-    error(outcome[2], 0)
+    error(error_of(failures_of(group), outcome[2]), 0)
   end
   local err = outcome[3]
   if err == nil or err.kind == "canceled" or err.kind == "deadline" then
@@ -114,7 +149,7 @@ function M.shield(seconds, fn, ...)
   if core.host then
     return core.host.run_under(ctx, fn, ...)
   end
-  local group = core.group(ctx, { pool = "inline" })
+  local group = core.group(ctx, { pool = "inline" }):_hush()
   local args = pack(...)
   local outcome
   local task, refused = group:go(function()

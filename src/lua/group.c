@@ -135,7 +135,7 @@ static weft_group_body *push_group(weft_state *state, lua_State *L) {
 
 /*** An errgroup: tasks that run on native threads and end together (Go: errgroup.WithContext).
  * The first failure cancels the group's context, and so the other tasks. Leaving its scope cancels
- * what still runs and waits for it.
+ * what still runs and waits for it (@{group:close}).
  * @function group
  * @tparam[opt] context ctx its parent; default: the running task's
  * @tparam[opt] table options `limit` tasks at once (default: no limit), `pool` or `weft.inline`
@@ -159,6 +159,7 @@ static int new_group(lua_State *L) {
   if (!group->core)
     return luaL_error(L, "not enough memory");
   group->core->owner = group;
+  weft_find_place(L, 1, &group->made_at);
   weft_note_object(L, group->core, "group");
   if (group->is_local) { /* for its tasks to find, while anybody has it */
     lua_rawgeti(L, LUA_REGISTRYINDEX, state->groups);
@@ -181,6 +182,7 @@ void weft_open_group(weft_state *state, lua_State *L) {
   weft_add_wait_methods(state, L);
   weft_add_task_methods(state, L);
   weft_add_leave_methods(state, L);
+  weft_add_unseen_methods(state, L);
   lua_pushliteral(L,
                   "a group belongs to the state that made it; make another inside the task, or ask "
                   "for more tasks through a channel");

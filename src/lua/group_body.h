@@ -3,13 +3,14 @@
  *
  * group.c makes groups; group_go.c starts tasks; group_drain.c takes over those that have ended;
  * group_wait.c waits for all or for the next; group_task.c is the userdata of one task;
- * group_leave.c leaves, cancels and looks. Everything is on the thread of the state that made the
- * group; what takes L may raise.
+ * group_leave.c leaves, cancels and looks; group_unseen.c knows which errors nobody has got.
+ * Everything is on the thread of the state that made the group; what takes L may raise.
  */
 #ifndef WEFT_LUA_GROUP_BODY_H
 #define WEFT_LUA_GROUP_BODY_H
 
 #include "../core/group.h"
+#include "sight.h"
 #include "state.h"
 
 /* places in the group's table */
@@ -36,9 +37,14 @@ typedef struct weft_group_body {
   uint32_t base_failures;    /* how many of the dropped tasks had failed */
   uint32_t credit;           /* counted in with the core group, for tasks to come */
   uint32_t completed;        /* how many of `order` an iterator has handed out */
+  uint32_t failed;           /* how many of the drained tasks have, cancelled ones aside */
+  uint32_t told;             /* wait has told of the tasks up to this index */
   struct weft_code **codes;  /* retained */
   uint32_t code_count, code_capacity;
   uint8_t is_local;
+  uint8_t is_quiet;   /* its maker, a part of weft, looks at what it wants to know */
+  uint8_t has_errors; /* the userdata's uservalue is the table of errors */
+  weft_place made_at; /* by its user */
 } weft_group_body;
 
 extern const char weft_group_class[];
@@ -56,7 +62,12 @@ weft_group_body *weft_check_open_group(lua_State *L, const char *what);
 
 /* A slot whose task has ended and was drained holds its status, a small number, in place of a
  * pointer. NULL is taken by QUEUED, which no ended task is. */
-enum { WEFT_SLOT_STATUS = 7, WEFT_SLOT_FORGOTTEN = 8, WEFT_SLOT_LARGEST = 16 };
+enum {
+  WEFT_SLOT_STATUS = 7,
+  WEFT_SLOT_FORGOTTEN = 8,
+  WEFT_SLOT_SEEN = 16, /* of a failure: somebody has got its error */
+  WEFT_SLOT_LARGEST = 32
+};
 
 static inline weft_task **weft_slot_of(weft_group_body *group, uint32_t index) {
   return &group->slots[index - 1 - group->base];
@@ -68,6 +79,12 @@ static inline int weft_slot_is_ended(const weft_task *slot) {
 
 static inline int weft_slot_is_failure(const weft_task *slot) {
   return weft_slot_is_ended(slot) && ((uintptr_t)slot & WEFT_SLOT_STATUS) != WEFT_TASK_DONE;
+}
+
+/* A task that has ended, and that the group remembers. */
+static inline void weft_slot_mark(weft_group_body *group, uint32_t index, unsigned mark) {
+  weft_task **slot = weft_slot_of(group, index);
+  *slot = (weft_task *)((uintptr_t)*slot | mark);
 }
 
 static inline weft_task *weft_slot_status(uint8_t status) {
@@ -105,6 +122,13 @@ void weft_describe_group(const weft_park *park, char *text, size_t size);
 /* Pushes the userdata of a task of the group at stack index 1. */
 void weft_push_task(weft_state *state, lua_State *L, uint32_t index);
 
+/* ---- group_unseen.c ---- */
+
+/* Somebody gets the error of this task, if it has one. */
+void weft_group_see(weft_group_body *group, uint32_t index);
+/* Before the body at stack index 1 is freed by the collector: tells of what was lost. */
+void weft_group_report(weft_group_body *group, lua_State *L);
+
 /* ---- group_leave.c ---- */
 
 int weft_group_gc(lua_State *L); /* of bodies */
@@ -116,6 +140,7 @@ void weft_add_go_methods(weft_state *state, lua_State *L);
 void weft_add_wait_methods(weft_state *state, lua_State *L);
 void weft_add_task_methods(weft_state *state, lua_State *L);
 void weft_add_leave_methods(weft_state *state, lua_State *L);
+void weft_add_unseen_methods(weft_state *state, lua_State *L);
 /* Makes the class of tasks. */
 void weft_open_task(weft_state *state, lua_State *L);
 

@@ -9,6 +9,15 @@
 #include "errors.h"
 #include "local.h"
 
+/* The table of errors, on top of L, is there for the body's finalizer, too, which has no `env`. */
+static void keep_for_collector(lua_State *L, int env) {
+  lua_rawgeti(L, env, WEFT_GROUP_BODY);
+  lua_pushvalue(L, -2);
+  weft_set_uservalue(L, -2);
+  ((weft_group_body *)lua_touserdata(L, -1))->has_errors = 1;
+  lua_pop(L, 1);
+}
+
 /* Pushes one of the group's tables for writing; errors and packed results are rare and made late.
  */
 void weft_push_group_field(lua_State *L, int env, int field) {
@@ -19,6 +28,8 @@ void weft_push_group_field(lua_State *L, int env, int field) {
   lua_newtable(L);
   lua_pushvalue(L, -1);
   lua_rawseti(L, env, field);
+  if (field == WEFT_GROUP_ERRORS)
+    keep_for_collector(L, env);
 }
 
 /* Stores the values from stack index `first` to the top as the results of task `index`; pops them.
@@ -105,6 +116,7 @@ static void drain(weft_group_body *group, lua_State *L, int env) {
     if (group->ended == task)
       group->ended = next;
     *weft_slot_of(group, task->index) = weft_slot_status(task->status);
+    group->failed += task->status == WEFT_TASK_FAILED;
     group->order[group->drained++ - group->order_base] = task->index;
     weft_task_give(&group->state->free_tasks, task);
   }

@@ -1,8 +1,8 @@
 /* group_leave.c: leaving and cancelling groups, and looking at them.
  *
- * Owns nothing; ends what the group's body owns. Entered by the thread of the state that made the
- * group. Invariants: leaving waits for every task, however the caller's context stands; the
- * collector cancels and never waits.
+ * Owns nothing; ends what the group's body owns. What leaving raises is lua/weft/scope.lua's.
+ * Entered by the thread of the state that made the group. Invariants: leaving waits for every task,
+ * however the caller's context stands; the collector cancels and never waits.
  */
 #include "group_body.h"
 
@@ -43,10 +43,11 @@ static int join_group(lua_State *L) {
   return group->core ? join(group, L) : 0;
 }
 
-/*** Leaves the group: cancels what still runs and waits for it. Also what `<close>` does.
- * @function group:close
+/*** Cancels what still runs and waits for it.
+ * @function group:_leave
+ * @local
  */
-static int close_group(lua_State *L) {
+static int leave_group(lua_State *L) {
   weft_group_body *group = weft_check_group(L, "group:close");
   lua_settop(L, 1);
   if (!group->core)
@@ -82,7 +83,9 @@ static void free_group(weft_group_body *group) {
 }
 
 int weft_group_gc(lua_State *L) {
-  free_group(lua_touserdata(L, 1));
+  weft_group_body *group = lua_touserdata(L, 1);
+  weft_group_report(group, L);
+  free_group(group);
   return 0;
 }
 
@@ -127,12 +130,9 @@ static int group_tostring(lua_State *L) {
 }
 
 void weft_add_leave_methods(weft_state *state, lua_State *L) {
-  static const weft_function methods[] = {{"join", join_group, WEFT_BLOCKS},
-                                          {"close", close_group, WEFT_BLOCKS},
-                                          {"cancel", cancel_group, 0},
-                                          {"stats", group_stats, 0},
-                                          {"__close", close_group, WEFT_BLOCKS},
-                                          {"__tostring", group_tostring, 0},
-                                          {NULL, NULL, 0}};
+  static const weft_function methods[] = {
+      {"join", join_group, WEFT_BLOCKS}, {"_leave", leave_group, WEFT_BLOCKS},
+      {"cancel", cancel_group, 0},       {"stats", group_stats, 0},
+      {"__tostring", group_tostring, 0}, {NULL, NULL, 0}};
   weft_add_methods(L, state, methods);
 }

@@ -48,10 +48,11 @@ static int is_running(task_ref ref) {
          !weft_slot_is_ended(*weft_slot_of(ref.group, ref.index));
 }
 
-static int push_error_of(lua_State *L, int env, uint32_t index) {
+static int push_error_of(lua_State *L, int env, task_ref ref) {
   lua_pushnil(L);
+  weft_group_see(ref.group, ref.index);
   weft_push_group_field(L, env, WEFT_GROUP_ERRORS);
-  lua_rawgeti(L, -1, (int)index);
+  lua_rawgeti(L, -1, (int)ref.index);
   lua_replace(L, -2);
   return 2;
 }
@@ -60,7 +61,7 @@ static int push_error_of(lua_State *L, int env, uint32_t index) {
  * table. */
 static int push_task_outcome(lua_State *L, int env, task_ref ref) {
   if (!is_known(ref) || *weft_slot_of(ref.group, ref.index) != weft_slot_status(WEFT_TASK_DONE))
-    return push_error_of(L, env, ref.index);
+    return push_error_of(L, env, ref);
   weft_push_group_field(L, env, WEFT_GROUP_PACKED);
   lua_rawgeti(L, -1, (int)ref.index);
   if (lua_isnil(L, -1)) {
@@ -193,10 +194,8 @@ static int forget(lua_State *L) {
     }
     lua_pop(L, 1);
   }
-  if (is_known((task_ref){group, index})) {
-    weft_task **slot = weft_slot_of(group, index);
-    *slot = weft_slot_status((uint8_t)((uintptr_t)*slot | WEFT_SLOT_FORGOTTEN));
-  }
+  if (is_known((task_ref){group, index}))
+    weft_slot_mark(group, index, WEFT_SLOT_FORGOTTEN);
   return 0;
 }
 
@@ -220,6 +219,7 @@ static int error_of(lua_State *L) {
     index = task->index;
   }
   weft_group_drain(group, L, 1);
+  weft_group_see(group, index);
   weft_push_group_field(L, 1, WEFT_GROUP_ERRORS);
   lua_rawgeti(L, -1, (int)index);
   return 1;

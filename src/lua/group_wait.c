@@ -69,6 +69,7 @@ static int push_outcome(weft_group_body *group, lua_State *L) {
   lua_setfield(L, results, "n");
   weft_error *first = group->core ? weft_group_first_error(group->core) : NULL;
   raise_if_echo(group, L, first);
+  group->told = group->count;
   uint32_t failed = group->core && !first ? 0 : weft_group_failures(group);
   if (!first && !failed)
     return 1;
@@ -174,6 +175,7 @@ static const weft_park_op completed_op = {
 static int push_completed(weft_group_body *group, lua_State *L) {
   uint32_t index = group->order[group->completed++ - group->order_base];
   weft_push_task(group->state, L, index);
+  weft_group_see(group, index);
   for (int field = WEFT_GROUP_RESULTS; field <= WEFT_GROUP_ERRORS; field++) {
     weft_push_group_field(L, 1, field);
     lua_rawgeti(L, -1, (int)index);

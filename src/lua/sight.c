@@ -78,17 +78,26 @@ int weft_is_own_code(lua_State *L, lua_Debug *info) {
   return is_shim(info) || is_own(info);
 }
 
-void weft_position(lua_State *co, int level, char *text) {
+void weft_find_place(lua_State *co, int level, weft_place *place) {
   lua_Debug info;
-  *text = 0;
+  place->line = 0;
   for (; lua_getstack(co, level, &info); level++) {
     lua_getinfo(co, "Sl", &info);
-    if (info.currentline <= 0 || is_shim(&info) || (is_own(&info) && *text))
+    if (info.currentline <= 0 || is_shim(&info) || (is_own(&info) && place->line))
       continue;
-    snprintf(text, WEFT_POSITION_SIZE, "%s:%d", info.short_src, info.currentline);
+    memcpy(place->file, info.short_src, sizeof place->file);
+    place->line = info.currentline;
     if (!is_own(&info))
       break;
   }
+}
+
+void weft_position(lua_State *co, int level, char *text) {
+  weft_place place;
+  weft_find_place(co, level, &place);
+  *text = 0;
+  if (place.line)
+    snprintf(text, WEFT_POSITION_SIZE, "%s:%d", place.file, place.line);
 }
 
 enum {

@@ -55,6 +55,12 @@ void weft_set_own_folder(const char *source);
 int weft_is_own_code(lua_State *L, lua_Debug *info);
 
 enum { WEFT_POSITION_SIZE = LUA_IDSIZE + 16 };
+typedef struct weft_place {
+  char file[LUA_IDSIZE];
+  int line; /* 0: none */
+} weft_place;
+/* The same, not as text. */
+void weft_find_place(lua_State *co, int level, weft_place *place);
 /* Writes file:line of the innermost function from `level` upwards that is the script's, not weft's;
  * after a tail call into weft there is none, and it is weft's; "" when there is no Lua function. */
 void weft_position(lua_State *co, int level, char *text);

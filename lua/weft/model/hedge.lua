@@ -97,7 +97,7 @@ end
 -- Runs the race. Returns the winner's number or nil, and the race, whose group is the caller's to close.
 local function run_race(self, series, run)
   local race = {
-    group = core.group(nil, { pool = "inline", collect = true }),
+    group = core.group(nil, { pool = "inline", collect = true }):_hush(),
     news = core.channel(3),
     tasks = {},
     outcomes = {},
