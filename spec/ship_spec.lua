@@ -425,8 +425,43 @@ describe("closures:", function()
       local _, err = group:wait()
       package.loaded["spec.support.not_a_file"] = nil
       assert.equal("loader", err.task)
-      assert.truthy(err.message:find("spec.support.not_a_file", 1, true), err.message)
+      assert.equal("module 'spec.support.not_a_file' not found in a task: it needs a file on package.path, or "
+        .. "package.preload['spec.support.not_a_file'] set in the init of the pool", err.message)
       group:close()
+    end)
+
+    it("a module without a file is had from the pool's init", function()
+      local pool = weft.pool {
+        init = function()
+          package.preload["spec.support.not_a_file"] = function()
+            return { double = function(x) return 2 * x end }
+          end
+        end,
+      }
+      package.loaded["spec.support.not_a_file"] = { double = false }
+      local module = package.loaded["spec.support.not_a_file"]
+      local results = assert(weft.all({ a = function() return module.double(21) end }, { pool = pool }))
+      package.loaded["spec.support.not_a_file"] = nil
+      assert.equal(42, results.a)
+      pool:close()
+    end)
+
+    it("a module that raises when it is loaded says why", function()
+      local path = os.tmpname()
+      local file = assert(io.open(path .. ".lua", "w"))
+      file:write("error('this module is broken', 0)")
+      file:close()
+      local folder, name = path:match "^(.*)/([^/]*)$"
+      local paths = package.path
+      package.path = folder .. "/?.lua;" .. paths
+      package.loaded[name] = {}
+      local module = package.loaded[name]
+      local _, err = weft.all({ a = function() return module end })
+      package.loaded[name] = nil
+      package.path = paths
+      os.remove(path)
+      os.remove(path .. ".lua")
+      assert.matches("this module is broken", err.message, 1, true)
     end)
   end)
 

@@ -172,6 +172,20 @@ void weft_names_adopt_paths(lua_State *L) {
   lua_pop(L, 1);
 }
 
+/* Of what require has raised. Where it looked is a line for each place, and is left out. */
+static int raise_not_required(lua_State *L, const char *name) {
+  const char *message = lua_tostring(L, -1);
+  lua_pushfstring(L, "module '%s' not found:", name);
+  if (!message || strncmp(message, lua_tostring(L, -1), weft_rawlen(L, -1)) != 0) {
+    lua_pop(L, 1);
+    return lua_error(L);
+  }
+  return luaL_error(L,
+                    "module '%s' not found in a task: it needs a file on package.path, or "
+                    "package.preload['%s'] set in the init of the pool",
+                    name, name);
+}
+
 /* Pushes the module, loading it with the paths that its sender has. */
 static void require_module(lua_State *L, const char *name) {
   push_loaded(L);
@@ -184,7 +198,8 @@ static void require_module(lua_State *L, const char *name) {
   weft_names_adopt_paths(L);
   lua_getglobal(L, "require");
   lua_pushstring(L, name);
-  lua_call(L, 1, 1);
+  if (lua_pcall(L, 1, 1, 0) != 0)
+    raise_not_required(L, name);
 }
 
 static void find_named(lua_State *L, const char *name, size_t size) {
