@@ -106,6 +106,10 @@ local objects = {
   model_fallback = { function() return weft.model.fallback({ model() }) end },
   model_hedge = { function() return weft.model.hedge({ model(), after = 1 }) end },
   stream = { make_stream, close_stream },
+  task = { function() return weft.group():go(nothing) end, function(task) task:wait() end },
+  trace = { function() return weft.trace({ file = "/dev/null" }) end, function(trace) trace:stop() end },
+  virtual_clock = { function() return testing.virtual_clock() end, function(clock) clock:close() end },
+  check = { function() return testing.leaks() end, function(check) check:list() end },
   server = { function() return testing.model_server() end, function(server) server:close() end },
 }
 
@@ -114,8 +118,7 @@ local objects = {
 local function is_left_out(one)
   return one.name:match "^weft%.ngx%." or one.name == "weft.json.null"
     or one.name == "weft.testing.server.start" or one.owner == "response"
-    or one.owner == "model_stream" or one.owner == "task" or one.owner == "trace" or one.owner == "virtual_clock"
-    or one.owner == "check"
+    or one.owner == "model_stream"
 end
 
 local function function_of(one, self)

@@ -210,6 +210,14 @@ function M.leaks(given)
   }, Check)
 end
 
+local function check_self(self, what)
+  if type(self) ~= "table" or getmetatable(self) ~= Check then
+    check.fail(what, "self", "a leak check (call it with ':')", self)
+  elseif not self.mark then
+    error("weft.testing: this leak check is over", 3)
+  end
+end
+
 -- Collects and waits until nothing is left, or the time is over; returns what has grown.
 local function wait_for_end(before, mark, patience)
   collect_here()
@@ -229,9 +237,7 @@ end
 -- @function check:list
 -- @treturn {string,...} empty when nothing is
 function Check:list()
-  if not self.mark then
-    error("weft.testing: this leak check is over", 2)
-  end
+  check_self(self, "check:list")
   local lines = wait_for_end(self.before, self.mark, self.patience)
   if #lines > 0 then
     add_objects(lines, self.mark)
@@ -250,9 +256,7 @@ end
 -- @function check:verify
 -- @raise "leaked: …" with a line for each
 function Check:verify()
-  if not self.mark then
-    error("weft.testing: this leak check is over", 2)
-  end
+  check_self(self, "check:verify")
   local lines = self:list()
   if #lines > 0 then
     error("leaked: " .. table.concat(lines, "\n  "), 2)

@@ -30,8 +30,8 @@ typedef struct task_ref {
 } task_ref;
 
 /* Pushes the group's table of the task at stack index 1. */
-static task_ref check_task(lua_State *L) {
-  lua_task *task = luaL_checkudata(L, 1, task_class);
+static task_ref check_task(lua_State *L, const char *what) {
+  lua_task *task = weft_check_class(L, 1, task_class, what);
   weft_get_uservalue(L, 1);
   task_ref ref = {weft_test_group(L, lua_gettop(L)), task->index};
   weft_group_drain(ref.group, L, lua_gettop(L));
@@ -95,7 +95,7 @@ static int wait_task(lua_State *L) {
   int rc;
   do {
     lua_settop(L, 1);
-    task_ref ref = check_task(L);
+    task_ref ref = check_task(L, "task:wait");
     if (!is_running(ref))
       return push_task_outcome(L, 2, ref);
     lua_settop(L, 1);
@@ -110,7 +110,7 @@ static int wait_task(lua_State *L) {
  */
 static int task_status(lua_State *L) {
   static const char *const names[] = {"queued", "running", "done", "failed", "canceled"};
-  task_ref ref = check_task(L);
+  task_ref ref = check_task(L, "task:status");
   if (!is_known(ref)) {
     lua_pushstring(L, "done");
     return 1;
@@ -127,7 +127,7 @@ static int task_status(lua_State *L) {
  */
 static int cancel_task(lua_State *L) {
   lua_settop(L, 2);
-  task_ref ref = check_task(L);
+  task_ref ref = check_task(L, "task:cancel");
   if (!is_running(ref))
     return 0;
   weft_task *task = *weft_slot_of(ref.group, ref.index);
@@ -145,12 +145,13 @@ static int cancel_task(lua_State *L) {
  * @treturn integer from 1
  */
 static int task_index(lua_State *L) {
-  weft_push_integer(L, ((lua_task *)luaL_checkudata(L, 1, task_class))->index);
+  lua_task *task = weft_check_class(L, 1, task_class, "task:index");
+  weft_push_integer(L, task->index);
   return 1;
 }
 
 static int task_tostring(lua_State *L) {
-  lua_task *task = luaL_checkudata(L, 1, task_class);
+  lua_task *task = weft_check_class(L, 1, task_class, "tostring");
   lua_pushfstring(L, "weft task %d", (int)task->index);
   return 1;
 }

@@ -143,7 +143,7 @@ static int start(lua_State *L) {
  * @treturn integer how many events were dropped
  */
 static int stop(lua_State *L) {
-  lua_trace *trace = luaL_checkudata(L, 1, class_name);
+  lua_trace *trace = weft_check_class(L, 1, class_name, "trace:stop");
   uint64_t dropped = trace->is_open ? weft_trace_stop() : 0;
   trace->is_open = 0;
   weft_push_integer(L, (int64_t)dropped);
@@ -151,7 +151,7 @@ static int stop(lua_State *L) {
 }
 
 static int trace_tostring(lua_State *L) {
-  lua_trace *trace = luaL_checkudata(L, 1, class_name);
+  lua_trace *trace = weft_check_class(L, 1, class_name, "tostring");
   lua_pushstring(L, trace->is_open ? "weft trace" : "weft trace (stopped)");
   return 1;
 }

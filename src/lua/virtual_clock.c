@@ -20,15 +20,7 @@ typedef struct virtual_clock {
 static const char class_name[] = "weft.virtual_clock";
 
 static virtual_clock *check_clock(lua_State *L, const char *what) {
-  virtual_clock *clock = lua_touserdata(L, 1);
-  int is_ours = 0;
-  if (clock && lua_getmetatable(L, 1)) {
-    luaL_getmetatable(L, class_name);
-    is_ours = lua_rawequal(L, -1, -2);
-    lua_pop(L, 2);
-  }
-  if (!is_ours)
-    weft_bad_argument(L, what, "self", "a virtual clock (call it with ':')", 1);
+  virtual_clock *clock = weft_check_class(L, 1, class_name, what);
   if (!clock->is_open)
     luaL_error(L, "%s: the virtual clock was closed", what);
   return clock;
@@ -59,8 +51,8 @@ static int start(lua_State *L) {
  * @function virtual_clock:close
  */
 static int close_clock(lua_State *L) {
-  virtual_clock *clock = lua_touserdata(L, 1);
-  if (!clock || !clock->is_open)
+  virtual_clock *clock = weft_check_class(L, 1, class_name, "clock:close");
+  if (!clock->is_open)
     return 0;
   clock->is_open = 0;
   weft_timers_shuffle(0);
