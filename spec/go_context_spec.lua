@@ -1,5 +1,5 @@
--- Behaviours of Go's context, each named after its test in context/x_test.go, context_test.go or afterfunc_test.go; and of
--- github.com/sourcegraph/conc, named after its tests.
+-- Behaviours of Go's context, each named after its test in context/x_test.go, context_test.go or
+-- afterfunc_test.go.
 local leaks = require "spec.support.leaks"
 local testing = require "weft.testing"
 local weft = require "weft"
@@ -204,6 +204,26 @@ describe("context", function()
     assert.equal("canceled", plain:cause().kind)
   end)
 
+  it("TestWithCancelCanceledParent", function()
+    local parent = weft.background():with_cancel()
+    parent:cancel("because")
+    for _, child in ipairs({ parent:with_cancel(), parent:with_timeout(3600), parent:with_value("k", 1) }) do
+      assert.equal("canceled", kind_of(child)) -- at once
+      assert.equal("because", tostring(child:cause()))
+    end
+  end)
+
+  it("TestAfterFuncCalledAsynchronously", function()
+    local ctx, called, gate = weft.background():with_cancel(), weft.channel(), weft.channel()
+    ctx:after(function()
+      called:send(true)
+      gate:recv()
+    end)
+    ctx:cancel() -- returns while the function runs
+    called:recv()
+    gate:send(true)
+  end)
+
   it("TestCauseRace", function()
     for _ = 1, 20 do
       local ctx = weft.background():with_cancel()
@@ -270,104 +290,5 @@ describe("context", function()
       assert.equal("timeout", weft.select({ { recv = called }, timeout = 1 }))
       assert.is_false(stop())
     end)
-  end)
-end)
-
-describe("sourcegraph/conc", function()
-  before_each(leaks.before)
-  after_each(leaks.after)
-
-  it("TestErrorPool: all errors are joined", function()
-    local results, err = weft.scope({ collect = true }, function(group)
-      for i = 1, 4 do
-        group:go(function()
-          if i % 2 == 0 then
-            error("error " .. i)
-          end
-          return i
-        end)
-      end
-    end)
-    assert.same({ 1, 3 }, { results[1], results[3] })
-    assert.equal(2, #err.errors)
-    assert.matches("error 2", tostring(err.errors[1]))
-    assert.matches("error 4", tostring(err.errors[2]))
-  end)
-
-  it("TestContextPool: WithCancelOnError", function()
-    local _, err = weft.scope(function(group)
-      group:go(function(ctx)
-        ctx:wait()
-        ctx:check()
-      end)
-      group:go(function()
-        error("err1")
-      end)
-    end)
-    assert.matches("err1", tostring(err))
-  end)
-
-  it("TestPool: limit, and a panic of one does not lose the others", function()
-    local completed, most = weft.dict(), weft.dict()
-    local _, err = weft.scope({ limit = 3, collect = true }, function(group)
-      for i = 1, 20 do
-        group:go(function()
-          local n = completed:incr("now")
-          most:update("n", function(m)
-            return math.max(m or 0, n)
-          end)
-          weft.sleep(0)
-          completed:incr("now", -1)
-          completed:incr("all")
-          assert(i ~= 10, "super bad thing")
-        end)
-      end
-    end)
-    assert.equal(20, completed:get("all"))
-    assert.is_true(most:get("n") <= 3)
-    assert.matches("super bad thing", tostring(err.errors[1]))
-  end)
-
-  it("TestResultPool, iter TestMap: results in the order of the input", function()
-    local numbers = {}
-    for i = 1, 200 do
-      numbers[i] = i
-    end
-    local squares = assert(weft.map(numbers, function(i)
-      if i % 7 == 0 then
-        weft.sleep(0.0002)
-      end
-      return i * i
-    end))
-    for i = 1, 200 do
-      assert.equal(i * i, squares[i])
-    end
-  end)
-
-  it("panics TestCatcher: the first panic, its value and its stack", function()
-    local value = { reason = "first" }
-    local _, err = weft.scope(function(group)
-      group:go(function()
-        error(value)
-      end)
-    end)
-    assert.same(value, err.value)
-    assert.matches("go_context_spec.lua", err.traceback)
-  end)
-
-  it("TestWaitGroup: nested, and waited for in a task", function()
-    local results = assert(weft.scope(function(outer)
-      outer:go(function()
-        local inner = assert(weft.scope(function(group)
-          for i = 1, 5 do
-            group:go(function()
-              return i
-            end)
-          end
-        end))
-        return inner[1] + inner[5]
-      end)
-    end))
-    assert.equal(6, results[1])
   end)
 end)
