@@ -326,7 +326,9 @@ static void *hang_leaves(void *arg) {
   pthread_barrier_wait(&tree->start);
   for (size_t i = 0; i < COUNT(tree->leaves); i++) {
     weft_context *parent = i % 2 ? tree->middle : tree->top;
-    atomic_store(&tree->leaves[i], weft_context_with_cancel(parent));
+    weft_context *leaf =
+        i % 4 ? weft_context_with_timeout(parent, 3600, NULL) : weft_context_with_cancel(parent);
+    atomic_store(&tree->leaves[i], leaf);
   }
   return NULL;
 }
@@ -340,6 +342,7 @@ static void cancel_one_tree(int has_middle) {
     pthread_create(&threads[i], NULL, i ? cancel_and_look : hang_leaves, &tree);
   for (int i = 0; i <= CANCELLERS; i++)
     pthread_join(threads[i], NULL);
+  CHECK(check_stats().timers == 0); /* nor one that was started when its context was done */
   for (size_t i = 0; i < COUNT(tree.leaves); i++) {
     CHECK(weft_context_is_done(tree.leaves[i]));
     weft_context_release(tree.leaves[i]);

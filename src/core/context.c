@@ -268,6 +268,8 @@ weft_context *weft_context_with_deadline(weft_context *parent, uint64_t deadline
   } else if (weft_timer_start(&child->timer, deadline_ns) != 0) {
     weft_context_release(child);
     return NULL;
+  } else if (weft_context_done(child)) {
+    stop_timer(child); /* cancelled with its parent, by who had stopped it before it was started */
   }
   return child;
 }
