@@ -294,6 +294,36 @@ describe("a context", function()
   end)
 
   describe("in a task", function()
+    it("may be waited for though it is the task's own, or done already", function()
+      for name, pool in pairs({ inline = weft.inline, pool = weft.default_pool() }) do
+        local parent = weft.background():with_cancel()
+        local group = weft.group(parent, { pool = pool, collect = true })
+        local started = weft.waitgroup()
+        started:add(40)
+        for i = 1, 40 do
+          group:go(function(ctx)
+            started:done()
+            if i % 4 == 0 then
+              pcall(weft.sleep, math.huge)
+            end
+            local awaited = i % 2 == 0 and ctx or parent
+            awaited:wait()
+            awaited:wait()
+            local other = weft.background():with_cancel()
+            local ok, err = pcall(other.wait, other)
+            return not ok and err.kind == "canceled" and awaited:err() ~= nil
+          end)
+        end
+        started:wait()
+        parent:cancel()
+        local results = group:wait()
+        for i = 1, 40 do
+          assert.is_true(results[i], name .. i)
+        end
+        group:close()
+      end
+    end)
+
     it("is its own: first argument and current one", function()
       local group = weft.group(weft.background():with_value("k", "v"))
       local task = group:go(function(ctx)

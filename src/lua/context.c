@@ -269,10 +269,10 @@ static int check(lua_State *L) {
   return weft_context_done(context) ? weft_raise_context(WEFT_STATE(L), L, context) : 0;
 }
 
+/* The end of the caller's own context may be the one that it waits for. */
 static int finish_wait_done(lua_State *L, weft_park *park, int source) {
   weft_state *state = weft_state_of(L);
-  (void)park;
-  if (source == WEFT_PARK_CANCELED)
+  if (source == WEFT_PARK_CANCELED && !weft_context_done(park->object))
     return weft_raise_context(state, L, weft_current_context(state, L, 0));
   return 0;
 }
@@ -286,15 +286,22 @@ static const weft_park_op wait_done_op = {
 
 /*** Blocks until this context is done, whose context that may be.
  * @function context:wait
- * @raise when the caller's own context is done first
+ * @raise when the caller's own context is done and this one is not
  */
 static int wait_done(lua_State *L) {
   weft_state *state = WEFT_STATE(L);
   weft_context *context = check_parent(L, "context:wait");
-  weft_park *park = weft_park_begin(state, L, &wait_done_op, context);
+  weft_context *current = weft_current_context(state, L, 0);
+  int is_caller_done = weft_context_done(current); /* looked at first: that may end the other, too */
+  if (weft_context_done(context))
+    return 0;
+  if (is_caller_done)
+    return weft_raise_context(state, L, current);
+  weft_check_can_block(state, L, wait_done_op.what);
+  weft_park *park = weft_park_prepare(state, &wait_done_op, context);
   if (context != weft_background() && !weft_context_wait(context, &park->waiter))
     return 0;
-  return weft_park_wait(state, L, park, weft_current_context(state, L, 0));
+  return weft_park_wait(state, L, park, current);
 }
 
 /*** What @{select} can wait for, in `{ done = ctx:done() }` (Go: Done): the context itself, so `{ done = ctx }` says
