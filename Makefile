@@ -51,7 +51,7 @@ CORE = platform platform_$(PLATFORM) census mem ledger clock random fingerprint 
 CORE_SRC = $(wildcard $(CORE:%=src/core/%.c))
 # closure → names → ship → encode → decode → scheduler → outcome, and one file a userdata.
 BINDING = module state classes errors bytecode bytecode_54 bytecode_jit lostwrite vmprobe names ship \
-          encode_plain encode refuse decode shared scheduler fiber_base park wake guest guest_task nginx coroutines outcome roster sight roll deadlock slab worker objects \
+          encode_plain encode refuse decode shared scheduler fiber_base park wake guest guest_task nginx coroutines coroutines_54 coroutines_jit outcome roster sight roll deadlock slab worker objects \
           context pool group group_go group_drain group_wait group_task group_leave group_unseen time channel \
           ticker select sync limiter dict singleflight budget health sse http http_stream tasks metrics trace ledger virtual_clock
 BINDING_SRC = $(wildcard $(BINDING:%=src/lua/%.c))

@@ -7,6 +7,7 @@
  */
 #include "encode.h"
 
+#include "coroutines.h"
 #include "guest.h"
 #include "names.h"
 #include "put.h"
@@ -267,6 +268,18 @@ static int look_up_code(lua_State *L) {
   return 0;
 }
 
+/* NULL when it can. */
+static const char *why_function_cannot(weft_encoder *e, int index, int is_known) {
+  if (!is_known && weft_coroutine_is_wrapped(e->L, index))
+    return "it runs a coroutine: make that inside the task, or use weft.inline";
+  if (!is_known && lua_iscfunction(e->L, index))
+    return "it is a C function that no loaded module has, such as what io.lines returns; make it "
+           "inside the task, or require its module there";
+  if (e->depth >= MAX_FUNCTION_DEPTH)
+    return "functions that capture functions are nested too deeply";
+  return NULL;
+}
+
 static void put_function(weft_encoder *e, int index) {
   lua_State *L = e->L;
   luaL_checkstack(L, 4, "function");
@@ -277,13 +290,10 @@ static void put_function(weft_encoder *e, int index) {
     put_name(e, found.name, found.size);
     return;
   }
-  if (lua_iscfunction(L, index) || e->depth >= MAX_FUNCTION_DEPTH) {
+  const char *reason = why_function_cannot(e, index, found.code != NULL);
+  if (reason) {
     lua_pushvalue(L, index);
-    weft_encode_refuse(
-        e, lua_iscfunction(L, index)
-               ? "it is a C function that no loaded module has, such as what io.lines or "
-                 "coroutine.wrap return; make it inside the task, or require its module there"
-               : "functions that capture functions are nested too deeply");
+    weft_encode_refuse(e, reason);
     return;
   }
   int64_t seen = see(e, lua_topointer(L, index));

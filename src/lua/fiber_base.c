@@ -73,8 +73,38 @@ void weft_fiber_take_traceback(lua_State *L, weft_fiber *fiber) {
 
 #else
 
+static int begins(const char *line, const char *with) {
+  return strncmp(line, with, strlen(with)) == 0;
+}
+
+/* A blocking function, and one that runs a coroutine, is a Lua function of ours there, which calls
+ * C functions: "[C]: in function 'f'", "weft:7: in function 'recv'" becomes the one line that it is
+ * for scripts. */
+static void tidy(char *text) {
+  char *out = text, *last = NULL; /* the line before, when it is C's or ours */
+  for (char *line = text, *next; *line; line = next) {
+    char *end = strchr(line, '\n'), *what = begins(line, "\tweft:") ? strstr(line, ": in ") : NULL;
+    next = end ? end + 1 : line + strlen(line);
+    int is_ours = what && what < next;
+    if (is_ours) {
+      out = stpcpy(last ? last : out, "\t[C]");
+      line = what;
+    }
+    last = is_ours ? out - strlen("\t[C]") : begins(line, "\t[C]: ") ? out : NULL;
+    memmove(out, line, (size_t)(next - line));
+    out += next - line;
+  }
+  *out = 0;
+}
+
 void weft_push_traceback(lua_State *L, lua_State *co, int level) {
   luaL_traceback(L, co, NULL, level);
+  size_t size = lua_objlen(L, -1) + 1;
+  char *text = memcpy(lua_newuserdata(L, size), lua_tostring(L, -1), size);
+  tidy(text);
+  lua_pushstring(L, text);
+  lua_replace(L, -3);
+  lua_pop(L, 1);
 }
 
 void weft_fiber_push_base(weft_fiber *fiber) {

@@ -18,7 +18,8 @@ typedef struct weft_fiber_block {
 
 /* Queues a fiber to be resumed. */
 void weft_fiber_push_ready(weft_scheduler *scheduler, weft_fiber *fiber);
-/* Ends the park of a caller that will never go on. */
+/* Ends the park of a caller that will never finish it: its state closes, or its coroutine was
+ * killed by somebody else. */
 void weft_fiber_abandon(weft_scheduler *scheduler, weft_fiber *fiber);
 
 /* ---- fiber_base.c ---- */
@@ -29,7 +30,7 @@ enum { WEFT_FIBER_BASE = WEFT_LUA54 ? 2 : 0 };
 void weft_fiber_push_base(weft_fiber *fiber);
 /* Pushes the traceback of the error that its task has ended with, once; may be nil. */
 void weft_fiber_take_traceback(lua_State *L, weft_fiber *fiber);
-/* Pushes that of a coroutine, as luaL_traceback, without the base. */
+/* Pushes that of a coroutine, as luaL_traceback, without what is ours. */
 void weft_push_traceback(lua_State *L, lua_State *co, int level);
 
 /* ---- wake.c ---- */
@@ -50,9 +51,11 @@ void weft_main_wake(weft_wait *wait);
 int weft_park_finish(lua_State *L, weft_park *park);
 /* Instead of finishing a park. */
 void weft_park_abandon(weft_park *park);
-/* Raises: `what` would block below a C function that L runs. */
-int weft_raise_in_c_call(lua_State *L, const char *what);
-/* Words between LuaJIT's shims and us: the C function yielded and was woken; call it again. */
-extern const char weft_continue_token, weft_again_token;
+/* Raises in L: `what` would block below a C function that the coroutine `co` runs. */
+int weft_raise_in_c_call(lua_State *L, lua_State *co, const char *what);
+/* Words between LuaJIT's shims and us. A blocking C function returns first that its caller is to
+ * wait: a fiber, or a guest whose number is the second. Who waited goes on; the C function is to be
+ * called again. */
+extern const char weft_block_token, weft_continue_token, weft_again_token;
 
 #endif

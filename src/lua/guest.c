@@ -60,8 +60,6 @@ struct weft_guests {
   request *requests[REQUEST_BUCKETS];
 };
 
-const char weft_block_token;
-
 /* ---- guests ---- */
 
 static weft_guest *new_guest(weft_scheduler *scheduler) {

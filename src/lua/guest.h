@@ -82,9 +82,6 @@ void weft_open_guest_tasks(struct weft_state *state, lua_State *L);
 
 /* ---- for the shims, and for who serves the loop ---- */
 
-/* What a blocking C function returns first when its caller has to wait for the guest whose number
- * is the second. */
-extern const char weft_block_token;
 /* LuaJIT: called as finish(first argument, number) once the guest was taken from the woken. */
 int weft_guest_continue(lua_State *L);
 /* Delivers what has come. The number of a guest that was woken since, or 0. */

@@ -89,6 +89,13 @@ static void learn_fields(lua_State *L, int names, const char *name, int module) 
   }
 }
 
+void weft_names_keep(weft_state *state, lua_State *L, const char *name) {
+  int module = lua_gettop(L);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, state->names);
+  learn_fields(L, module + 1, name, module);
+  lua_settop(L, module);
+}
+
 static void publish_paths(lua_State *L) {
   lua_getglobal(L, "package");
   for (int i = 0; i < 2 && lua_istable(L, -1); i++) {

@@ -21,6 +21,9 @@ const char *weft_names_find_function(struct weft_state *state, lua_State *L, int
 void weft_names_rescan(struct weft_state *state, lua_State *L);
 /* The same, when modules have been loaded since it was done last: 1. Cheap. */
 int weft_names_refresh(struct weft_state *state, lua_State *L);
+/* Functions of the table on top of the stack, the module `name`, keep their names although it will
+ * get others in their places. */
+void weft_names_keep(struct weft_state *state, lua_State *L, const char *name);
 /* Pushes the value of a name, requiring its module. Raises what require raises. */
 void weft_names_push(struct weft_state *state, lua_State *L, const char *name, size_t size);
 /* Requires the module of that name: 1; or 0 with the reason on top of the stack. */

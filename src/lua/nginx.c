@@ -142,7 +142,7 @@ static int turn_away(lua_State *L, const weft_park_op *op) {
       "ssl_cert", "ssl_session_fetch", "ssl_client_hello", NULL};
   const char *phase = push_phase(L);
   if (is_one_of(phase, that_can_wait))
-    return weft_raise_in_c_call(L, op->what);
+    return weft_raise_in_c_call(L, L, op->what);
   weft_fail(weft_state_of(L), L, "phase", "%s would wait, which nginx cannot do in the phase '%s'",
             op->what, phase);
   return op->flags & WEFT_PARK_STEPS ? lua_error(L) : 2;

@@ -7,6 +7,7 @@
 #include "fibers.h"
 
 #include "clock.h"
+#include "coroutines.h"
 #include "deadlock.h"
 #include "errors.h"
 #include "guest.h"
@@ -17,7 +18,8 @@
 #include <string.h>
 
 /* Their addresses are words between LuaJIT's shims and us. */
-const char weft_continue_token; /* the C function yielded and was woken */
+const char weft_block_token;    /* the C function has parked its caller */
+const char weft_continue_token; /* who was parked is woken */
 const char weft_again_token;    /* call the C function again */
 
 /* ---- who calls ---- */
@@ -55,22 +57,23 @@ int weft_raise_context(weft_state *state, lua_State *L, weft_context *context) {
   return lua_error(L);
 }
 
-/* The name of the C function between the task and the call, such as "sort" or "gsub". */
-static const char *blocking_c_function(lua_State *L) {
+/* The name of the C function that `co` runs below the call, such as "sort" or "gsub"; valid until
+ * Lua runs. */
+static const char *blocking_c_function(lua_State *co) {
   lua_Debug info;
-  for (int level = 1; lua_getstack(L, level, &info); level++) {
-    lua_getinfo(L, "Sn", &info);
+  for (int level = 1; lua_getstack(co, level, &info); level++) {
+    lua_getinfo(co, "Sn", &info);
     if (*info.what == 'C' && info.name && strcmp(info.name, "pcall") != 0 &&
         strcmp(info.name, "xpcall") != 0)
-      return lua_pushstring(L, info.name), lua_tostring(L, -1);
+      return info.name;
   }
   return "a metamethod or finalizer";
 }
 
-int weft_raise_in_c_call(lua_State *L, const char *what) {
+int weft_raise_in_c_call(lua_State *L, lua_State *co, const char *what) {
   return luaL_error(
       L, "%s would block inside a C call (%s), where Lua cannot yield; do it before or after", what,
-      blocking_c_function(L));
+      blocking_c_function(co));
 }
 
 void weft_check_can_block(weft_state *state, lua_State *L, const char *what) {
@@ -85,14 +88,10 @@ void weft_check_can_block(weft_state *state, lua_State *L, const char *what) {
     luaL_error(L, "%s would block inside a callback of another blocking call", what);
   if (!fiber)
     return;
-  if (fiber->co != L && (!WEFT_LUA54 || state->scheduler.running != L))
-    luaL_error(
-        L,
-        "%s would block inside a coroutine that the task made itself; call it from the task's "
-        "own coroutine, or start another task",
-        what);
   if (!lua_isyieldable(L))
-    weft_raise_in_c_call(L, what);
+    weft_raise_in_c_call(L, L, what);
+  if (fiber->co != L)
+    weft_coroutine_check(fiber->co, L, what);
 }
 
 /* ---- parking ---- */
@@ -106,6 +105,8 @@ weft_park *weft_park_prepare(weft_state *state, const weft_park_op *op, void *ob
     wake = scheduler->guests ? weft_guest_wake : weft_main_wake;
   }
   weft_park *park = &fiber->park;
+  if (fiber->owes_finish)
+    weft_fiber_abandon(scheduler, fiber);
   weft_wait_init(&park->wait, wake);
   weft_waiter_init(&park->waiter, &park->wait, WEFT_PARK_EVENT);
   park->op = op;
@@ -156,6 +157,7 @@ static int source_of(weft_park *park) {
 
 int weft_park_finish(lua_State *L, weft_park *park) {
   int source = source_of(park);
+  ((weft_fiber *)park)->owes_finish = 0;
   if (source != WEFT_PARK_EVENT)
     park->op->leave(park);
   release_object((weft_fiber *)park); /* the caller's stack holds it, too */
@@ -165,6 +167,7 @@ int weft_park_finish(lua_State *L, weft_park *park) {
 /* Instead of finishing. */
 void weft_park_abandon(weft_park *park) {
   int source = source_of(park);
+  ((weft_fiber *)park)->owes_finish = 0;
   if (source != WEFT_PARK_EVENT)
     park->op->leave(park);
   if (park->op->abandon)
@@ -174,17 +177,23 @@ void weft_park_abandon(weft_park *park) {
 
 #if WEFT_LUA54
 static int continue_after_yield(lua_State *L, int status, lua_KContext context) {
-  (void)status;
   weft_park *park = (weft_park *)context;
+  weft_scheduler *scheduler = &weft_state_of(L)->scheduler;
+  (void)status;
+  if (!weft_coroutine_is_mine(scheduler, (weft_fiber *)park))
+    return weft_coroutine_reject(scheduler, L, context, continue_after_yield);
   int rc = weft_park_finish(L, park);
   return rc == WEFT_AGAIN ? park->op->again(L) : rc;
 }
-#endif
 
-/* LuaJIT: called as finish(first argument, results of the C function…). */
+static int yield_fiber(weft_scheduler *scheduler, lua_State *L, weft_park *park) {
+  scheduler->yield_kind = WEFT_YIELD_TASK;
+  return lua_yieldk(L, 0, (lua_KContext)park, continue_after_yield);
+}
+#else
+/* Called by the shim as finish(first argument) when the task goes on. */
 int weft_park_continue(lua_State *L) {
-  if (lua_touserdata(L, 2) != &weft_continue_token)
-    return lua_gettop(L) - 1;
+  lua_settop(L, 1);
   int rc = weft_park_finish(L, &WEFT_STATE(L)->scheduler.current->park);
   if (rc != WEFT_AGAIN)
     return rc;
@@ -192,15 +201,14 @@ int weft_park_continue(lua_State *L) {
   return 1;
 }
 
+/* The shim yields. */
 static int yield_fiber(weft_scheduler *scheduler, lua_State *L, weft_park *park) {
-  scheduler->is_yield_of_task = 1;
-#if WEFT_LUA54
-  return lua_yieldk(L, 0, (lua_KContext)park, continue_after_yield);
-#else
-  (void)park;
-  return lua_yield(L, 0);
-#endif
+  (void)scheduler;
+  lua_pushlightuserdata(L, (void *)&weft_block_token);
+  lua_pushboolean(L, ((weft_fiber *)park)->co != L);
+  return 2;
 }
+#endif
 
 /* A signal's handler may have set a hook that wants to raise (lua.c does so on Ctrl-C): give it a
  * Lua function to run in. Returns 1 with the error on top of the stack. */
@@ -276,5 +284,8 @@ int weft_park_wait(weft_state *state, lua_State *L, weft_park *park, weft_contex
   weft_tally(&scheduler->parked, 1);
   if (fiber->is_guest)
     return weft_guest_wait(state, L, park);
-  return fiber == &scheduler->main ? wait_outside(state, L, park) : yield_fiber(scheduler, L, park);
+  if (fiber == &scheduler->main)
+    return wait_outside(state, L, park);
+  fiber->owes_finish = 1;
+  return yield_fiber(scheduler, L, park);
 }

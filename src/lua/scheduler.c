@@ -70,7 +70,8 @@ static weft_fiber *take_fiber(weft_scheduler *scheduler, lua_State *L) {
   fiber->next = NULL;
   fiber->where = NULL;
   fiber->is_traced = fiber->traces_wait = 0;
-  fiber->is_local = fiber->kills = fiber->was_parked = fiber->holds_handle = fiber->has_raised = 0;
+  fiber->is_local = fiber->kills = fiber->was_parked = fiber->has_raised = 0;
+  fiber->holds_handle = fiber->owes_finish = 0;
   fiber->start_args = 0;
   fiber->state = WEFT_FIBER_READY;
   return fiber;
@@ -125,11 +126,13 @@ static inline __attribute__((always_inline)) void run_fiber(weft_scheduler *sche
   if (scheduler->worker)
     weft_slice_begin(scheduler->worker);
   int rc = weft_resume(fiber->co, L, nargs, &nresults);
+  if (rc != LUA_YIELD && fiber->owes_finish)
+    weft_fiber_abandon(scheduler, fiber);
   if (traced)
     weft_traced_end(fiber, traced, rc != LUA_YIELD); /* before others hear of the task's end */
   scheduler->current = outer;
   scheduler->running = outer_running;
-  scheduler->is_yield_of_task = 0;
+  scheduler->yield_kind = 0;
   if (scheduler->worker) {
     weft_slice_end(scheduler->worker);
     if (lua_gethook(fiber->co)) /* the preempting signal's */

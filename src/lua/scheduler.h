@@ -100,6 +100,7 @@ struct weft_fiber {
   uint8_t is_local : 1;     /* runs a task of weft.inline */
   uint8_t was_parked : 1;   /* the next resume ends a park */
   uint8_t holds_handle : 1; /* a reference to park.object */
+  uint8_t owes_finish : 1;  /* its park was neither finished nor abandoned */
   uint8_t is_traced : 1;    /* a trace has begun its line */
   uint8_t traces_wait : 1;  /* and its wait */
   uint8_t has_raised : 1;   /* its task's function has, and the coroutine is well: fiber_base.c */
@@ -115,7 +116,8 @@ struct weft_scheduler {
   weft_fiber *volatile current;
   lua_State *volatile running; /* the current fiber's coroutine, or one that its task made; these
                                   two are also read by the signal handler on this thread */
-  uint8_t is_yield_of_task;    /* a yield on its way out is the task's, not its own coroutine's */
+  uint8_t yield_kind;          /* of a yield on its way out; Lua 5.4: coroutines.h */
+  uint32_t interrupted;        /* coroutines of tasks whose slice ended in them, or more */
   weft_spin spin;
   weft_fiber main;
   weft_fiber *ready_head, *ready_tail;

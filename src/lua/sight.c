@@ -8,6 +8,7 @@
 #include "sight.h"
 
 #include "clock.h"
+#include "coroutines.h"
 #include "errors.h"
 #include "fibers.h"
 #include "guest.h"
@@ -100,13 +101,10 @@ void weft_position(lua_State *co, int level, char *text) {
     snprintf(text, WEFT_POSITION_SIZE, "%s:%d", place.file, place.line);
 }
 
-enum {
-  NOT_YET = -1
-}; /* for a level: the coroutine has not started, and its function is at the bottom */
-
 typedef struct stack_request {
   lua_State *co;
-  int level;
+  lua_State *asker; /* the coroutine that runs, where its topmost function is the one that asks */
+  int has_started;
   weft_sight *sight;
 } stack_request;
 
@@ -131,54 +129,48 @@ static char *first_function(lua_State *co, int has_started) {
   return copy(text);
 }
 
-#if WEFT_LUA54
-#define copy_traceback copy
-#else
-static int begins(const char *line, const char *with) {
-  return strncmp(line, with, strlen(with)) == 0;
+/* Pushes the tracebacks of the coroutine and of those that it resumes, as one. */
+static void push_stack(lua_State *L, lua_State *co, lua_State *asker) {
+  lua_pushliteral(L, "");
+  for (; co; co = weft_coroutine_inside(co)) {
+    weft_push_traceback(L, co, co == asker);
+    const char *lines = strchr(lua_tostring(L, -1), '\n');
+    lua_pushstring(L, lines ? lines : "");
+    lua_replace(L, -2);
+    lua_insert(L, -2);
+    lua_concat(L, 2);
+  }
+  lua_pushfstring(L, "stack traceback:%s", lua_tostring(L, -1));
 }
 
-/* A blocking function is a C function in a Lua shim there: "[C]: in function 'f'", "weft:7: in
- * function 'recv'" becomes the one line that it is for scripts. */
-static char *copy_traceback(const char *text) {
-  char *result = copy(text), *out = result;
-  for (const char *line = text; result && *line;) {
-    const char *end = strchr(line, '\n'), *next = end ? end + 1 : line + strlen(line);
-    const char *what = begins(line, "\tweft:") ? strstr(line, ": in ") : NULL;
-    int is_shim_line = what && what < next;
-    if (is_shim_line) {
-      out = stpcpy(out, "\t[C]");
-      line = what;
-    }
-    if (is_shim_line || !begins(line, "\t[C]: in function 'f'\n\tweft:")) {
-      memcpy(out, line, (size_t)(next - line));
-      out += next - line;
-    }
-    line = next;
+/* Of the innermost function that has one. */
+static void find_where(lua_State *co, lua_State *asker, char *where) {
+  char text[WEFT_POSITION_SIZE];
+  *where = 0;
+  for (; co; co = weft_coroutine_inside(co)) {
+    weft_position(co, co == asker, text);
+    if (*text)
+      strcpy(where, text);
   }
-  if (result)
-    *out = 0;
-  return result;
 }
-#endif
 
 static int protected_stack(lua_State *L) {
   stack_request *request = lua_touserdata(L, 1);
   weft_sight *sight = request->sight;
   char where[WEFT_POSITION_SIZE];
   if (!sight->started && !sight->is_script)
-    sight->started = first_function(request->co, request->level != NOT_YET);
-  if (request->level == NOT_YET)
+    sight->started = first_function(request->co, request->has_started);
+  if (!request->has_started)
     return 0;
-  weft_position(request->co, request->level, where);
+  find_where(request->co, request->asker, where);
   sight->where = *where ? copy(where) : NULL;
-  weft_push_traceback(L, request->co, request->level);
-  sight->traceback = copy_traceback(lua_tostring(L, -1));
+  push_stack(L, request->co, request->asker);
+  sight->traceback = copy(lua_tostring(L, -1));
   return 0;
 }
 
-static void add_stack(lua_State *L, weft_sight *sight, lua_State *co, int level) {
-  stack_request request = {co, level, sight};
+static void add_stack(lua_State *L, weft_sight *sight, stack_request request) {
+  request.sight = sight;
   if (!lua_checkstack(L, 8))
     return;
   lua_pushcfunction(L, protected_stack);
@@ -214,8 +206,8 @@ static void see_fiber(weft_fiber *fiber, void *arg) {
   sight->age_ns = album->now_ns > fiber->started_ns ? album->now_ns - fiber->started_ns : 0;
   if (fiber->state == WEFT_FIBER_PARKED)
     describe_park(sight, &fiber->park);
-  /* of the caller level 0 is the function that asks */
-  add_stack(album->L, sight, fiber->co, is_new ? NOT_YET : fiber->co == album->L);
+  add_stack(album->L, sight,
+            (stack_request){.co = fiber->co, .asker = album->L, .has_started = !is_new});
 }
 
 static void see_caller(weft_album *album, weft_fiber *caller, uint8_t what) {
@@ -224,7 +216,7 @@ static void see_caller(weft_album *album, weft_fiber *caller, uint8_t what) {
     return;
   sight->is_script = what;
   describe_park(sight, &caller->park);
-  add_stack(album->L, sight, caller->co, 0);
+  add_stack(album->L, sight, (stack_request){.co = caller->co, .has_started = 1});
 }
 
 static void see_request(weft_fiber *guest, void *arg) {

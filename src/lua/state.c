@@ -7,6 +7,7 @@
  */
 #include "state.h"
 
+#include "coroutines.h"
 #include "errors.h"
 #include "fibers.h"
 #include "guest.h"
@@ -109,6 +110,7 @@ weft_state *weft_state_open(lua_State *L, weft_worker *worker) {
   weft_errors_open(state, L);
   if (!weft_scheduler_open(&state->scheduler, state, worker, loop))
     luaL_error(L, "not enough memory or file descriptors");
+  weft_open_coroutines(state, L);
   return state;
 }
 
@@ -123,77 +125,52 @@ void weft_push_shim(lua_State *L, const char *source) {
 /* A C function of LuaJIT cannot go on after a yield: a Lua function around it does. Its first
  * argument stays alive through `finish`, which does what the C function would do after the yield.
  */
-static const char fixed_shim[] =
-    "local f, finish, again = ...\n"
-    "local call\n"
-    "local function check(a, b, r, ...)\n"
-    "  if r == again then return call(a, b) end\n"
-    "  return r, ...\n"
-    "end\n"
-    "call = function(a, b) return check(a, b, finish(a, f(a, b))) end\n"
-    "return call";
-static const char variadic_shim[] = "local f, finish, again = ...\n"
+static const char fixed_shim[] = "local f, finish, again, block, host = ...\n"
+                                 "local call\n"
+                                 "local function check(a, b, r, ...)\n"
+                                 "  if r == again then return call(a, b) end\n"
+                                 "  return r, ...\n"
+                                 "end\n"
+                                 "local function park(a, b, number)\n"
+                                 "  local ok, err = host.wait(number)\n"
+                                 "  if not ok then return nil, err end\n"
+                                 "  return check(a, b, finish(a, number))\n"
+                                 "end\n"
+                                 "local function settle(a, b, r, ...)\n"
+                                 "  if r == block then return park(a, b, ...) end\n"
+                                 "  return r, ...\n"
+                                 "end\n"
+                                 "call = function(a, b) return settle(a, b, f(a, b)) end\n"
+                                 "return call";
+static const char variadic_shim[] = "local f, finish, again, block, host, spawn = ...\n"
                                     "local function call(a, ...)\n"
-                                    "  local r, s = finish(a, f(a, ...))\n"
+                                    "  local r, s, t = f(a, ...)\n"
+                                    "  if r == block then\n"
+                                    "    local ok, err = host.wait(s)\n"
+                                    "    if not ok then return nil, err end\n"
+                                    "    r, s = finish(a, s)\n"
+                                    "  end\n"
                                     "  if r == again then return call(a, ...) end\n"
+                                    "  if r == spawn then return host.spawn(s, t) end\n"
                                     "  return r, s\n"
                                     "end\n"
                                     "return call";
 
-/* The same for the guests of an event loop: host.wait lets the loop run until the guest is woken.
- */
-static const char fixed_guest_shim[] = "local f, finish, again, block, host = ...\n"
-                                       "local call\n"
-                                       "local function check(a, b, r, ...)\n"
-                                       "  if r == again then return call(a, b) end\n"
-                                       "  return r, ...\n"
-                                       "end\n"
-                                       "local function settle(a, b, ...)\n"
-                                       "  local r, number = ...\n"
-                                       "  if r ~= block then return ... end\n"
-                                       "  local ok, err = host.wait(number)\n"
-                                       "  if not ok then return nil, err end\n"
-                                       "  return check(a, b, finish(a, number))\n"
-                                       "end\n"
-                                       "call = function(a, b) return settle(a, b, f(a, b)) end\n"
-                                       "return call";
-static const char variadic_guest_shim[] = "local f, finish, again, block, host, spawn = ...\n"
-                                          "local function call(a, ...)\n"
-                                          "  local r, s, t = f(a, ...)\n"
-                                          "  if r == block then\n"
-                                          "    local ok, err = host.wait(s)\n"
-                                          "    if not ok then return nil, err end\n"
-                                          "    r, s = finish(a, s)\n"
-                                          "  end\n"
-                                          "  if r == again then return call(a, ...) end\n"
-                                          "  if r == spawn then return host.spawn(s, t) end\n"
-                                          "  return r, s\n"
-                                          "end\n"
-                                          "return call";
-
-static void push_finish(lua_State *L, weft_state *state, lua_CFunction finish) {
-  lua_pushlightuserdata(L, state);
-  lua_pushcclosure(L, finish, 1);
-  lua_pushlightuserdata(L, (void *)&weft_again_token);
-}
-
 /* The function is on top of the stack. */
 static void wrap_in_shim(lua_State *L, weft_state *state, int may_block) {
-  int is_variadic = may_block == WEFT_BLOCKS_VARIADIC;
-  if (state->scheduler.guests) {
-    weft_push_shim(L, is_variadic ? variadic_guest_shim : fixed_guest_shim);
-    lua_insert(L, -2);
-    push_finish(L, state, weft_guest_continue);
-    lua_pushlightuserdata(L, (void *)&weft_block_token);
+  int has_guests = state->scheduler.guests != NULL;
+  weft_push_shim(L, may_block == WEFT_BLOCKS_VARIADIC ? variadic_shim : fixed_shim);
+  lua_insert(L, -2);
+  lua_pushlightuserdata(L, state);
+  lua_pushcclosure(L, has_guests ? weft_guest_continue : weft_park_continue, 1);
+  lua_pushlightuserdata(L, (void *)&weft_again_token);
+  lua_pushlightuserdata(L, (void *)&weft_block_token);
+  if (has_guests)
     weft_nginx_push_host(L);
-    lua_pushlightuserdata(L, (void *)&weft_spawn_token);
-    lua_call(L, 6, 1);
-  } else {
-    weft_push_shim(L, is_variadic ? variadic_shim : fixed_shim);
-    lua_insert(L, -2);
-    push_finish(L, state, weft_park_continue);
-    lua_call(L, 3, 1);
-  }
+  else
+    weft_push_coroutine_host(L);
+  lua_pushlightuserdata(L, (void *)&weft_spawn_token);
+  lua_call(L, 6, 1);
 }
 #endif
 

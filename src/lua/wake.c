@@ -147,6 +147,8 @@ void weft_fiber_unpark(weft_scheduler *scheduler, weft_fiber *fiber) {
     weft_guest_unparked(fiber);
   else if (fiber == &scheduler->main)
     fiber->state = WEFT_FIBER_READY;
+  else if (fiber == scheduler->current) /* an error kept it from its yield */
+    fiber->state = WEFT_FIBER_RUNNING;
   else
     weft_fiber_push_ready(scheduler, fiber);
 }

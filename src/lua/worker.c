@@ -61,12 +61,16 @@ static void on_slice(lua_State *L, lua_Debug *info) {
   lua_sethook(L, NULL, 0, 0);
   if (!fiber)
     return;
+  if (fiber->state == WEFT_FIBER_PARKED) { /* on its way out, in a shim of LuaJIT */
+    lua_sethook(L, on_slice, LUA_MASKCOUNT, 1);
+    return;
+  }
   if (weft_context_done(weft_task_context(fiber->task))) {
     raise_canceled(state, L, info, fiber);
     return;
   }
-  if (L == state->scheduler.running && lua_isyieldable(L)) {
-    state->scheduler.is_yield_of_task = 1;
+  if (L == state->scheduler.running && lua_isyieldable(L) && weft_coroutine_passes(fiber->co, L)) {
+    state->scheduler.yield_kind = WEFT_YIELD_TASK;
     lua_yield(L, 0);
   }
 }
@@ -117,7 +121,6 @@ static int open_libraries(lua_State *L) {
   weft_names_adopt_paths(L);
   self->state = weft_state_open(L, self->worker);
   self->state->scheduler.stuck_task = &self->stuck_task;
-  weft_open_coroutines(self->state, L);
   lua_getglobal(L, "package");
   lua_getfield(L, -1, "preload");
   lua_pushcfunction(L, luaopen_weft_core);
