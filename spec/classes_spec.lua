@@ -170,3 +170,27 @@ describe("An error's place", function()
     assert.truthy(said:find(here .. "%d+: bad argument '%[1%]' to weft.select: 'receive' is none of"), said)
   end)
 end)
+
+describe("A wrong argument", function()
+  before_each(leaks.before)
+  after_each(leaks.after)
+
+  it("that is an object is told by its class", function()
+    local at = line() + 2
+    local said = message_of(function()
+      local results = weft.all(io.stdout)
+      return results
+    end)
+    assert.matches("^[^:]*classes_spec.lua:" .. at .. ": bad argument 'ctx' to weft.all: .*, got userdata$", said)
+    assert.matches("expected a number of seconds >= 0, got weft.channel$", message_of(weft.sleep, weft.channel()))
+    assert.matches("expected a string, got weft.semaphore$", message_of(weft.http.get, weft.semaphore(1)))
+  end)
+
+  it("that is a context comes of starting a function that takes other arguments", function()
+    for _, fn in ipairs { weft.sleep, weft.http.get, weft.model.openai { model = "m" }.chat } do
+      local results, err = weft.all { a = fn }
+      assert.is_nil(results)
+      assert.matches(", got weft.context %(the first argument of every task%)", err.message)
+    end
+  end)
+end)

@@ -1,30 +1,40 @@
---- Checks of arguments: misuse throws an error that names the argument. Internal.
+--- Checks of arguments: misuse throws an error that names the argument and the script's line. Internal.
 local core = require "weft.core"
 
 local check = {}
 
+--- A value's type, in words: handles by the names of their classes. A function of weft's that is started as a task is
+-- called with a context, which is not what it expects.
+function check.type_of(value)
+  if core.is_context(value) then
+    return "weft.context (the first argument of every task)"
+  end
+  local class = type(value) == "userdata" and tostring(value):match "^weft (%w+):"
+  return class and "weft." .. class or type(value)
+end
+
 --- Raises "bad argument" at the caller of the public function.
 function check.fail(what, name, expected, got)
-  local shown = type(got)
+  local shown = check.type_of(got)
   if type(got) == "number" then
     shown = ("%.14g"):format(got)
   elseif type(got) == "string" then
     shown = "'" .. got .. "'"
   end
-  error(("bad argument '%s' to %s: expected %s, got %s"):format(name, what, expected, shown), 3)
+  core.raise(("bad argument '%s' to %s: expected %s, got %s"):format(name, what, expected, shown))
 end
 
 --- A function, or "bad argument".
 function check.fn(what, name, value)
   if type(value) ~= "function" then
-    error(("bad argument '%s' to %s: expected a function, got %s"):format(name, what, type(value)), 3)
+    core.raise(("bad argument '%s' to %s: expected a function, got %s"):format(name, what, check.type_of(value)))
   end
 end
 
 --- A table, or "bad argument".
 function check.table(what, name, value)
   if type(value) ~= "table" then
-    error(("bad argument '%s' to %s: expected a table, got %s"):format(name, what, type(value)), 3)
+    core.raise(("bad argument '%s' to %s: expected a table, got %s"):format(name, what, check.type_of(value)))
   end
 end
 
@@ -34,15 +44,15 @@ function check.count(what, name, value, least)
     return
   end
   if type(value) ~= "number" or value < least or value ~= math.floor(value) or value == math.huge then
-    local shown = type(value) == "number" and ("%.14g"):format(value) or type(value)
-    error(("bad argument '%s' to %s: expected a whole number >= %d, got %s"):format(name, what, least, shown), 3)
+    local shown = type(value) == "number" and ("%.14g"):format(value) or check.type_of(value)
+    core.raise(("bad argument '%s' to %s: expected a whole number >= %d, got %s"):format(name, what, least, shown))
   end
 end
 
 --- The object of a method that is written in Lua, or "bad argument": most often a '.' that should be a ':'.
 function check.self(what, kind, value, metatable)
   if getmetatable(value) ~= metatable then
-    error(("bad argument 'self' to %s: expected a %s (call it with ':'), got %s"):format(what, kind, type(value)), 3)
+    core.raise(("bad argument 'self' to %s: expected a %s (call it with ':'), got %s"):format(what, kind, check.type_of(value)))
   end
 end
 
@@ -52,7 +62,7 @@ function check.options(what, options, known)
     return {}
   end
   if type(options) ~= "table" then
-    error(("bad argument 'options' to %s: expected a table, got %s"):format(what, type(options)), 3)
+    core.raise(("bad argument 'options' to %s: expected a table, got %s"):format(what, check.type_of(options)))
   end
   for key in pairs(options) do
     if not known[key] then
@@ -61,7 +71,7 @@ function check.options(what, options, known)
         names[#names + 1] = name
       end
       table.sort(names)
-      error(("bad option '%s' to %s: known are %s"):format(tostring(key), what, table.concat(names, ", ")), 3)
+      core.raise(("bad option '%s' to %s: known are %s"):format(tostring(key), what, table.concat(names, ", ")))
     end
   end
   return options
@@ -70,7 +80,7 @@ end
 --- Splits an optional leading context from the other arguments.
 function check.context(what, ctx)
   if ctx ~= nil and not core.is_context(ctx) then
-    error(("bad argument 'ctx' to %s: expected a weft context, got %s"):format(what, type(ctx)), 3)
+    core.raise(("bad argument 'ctx' to %s: expected a weft context, got %s"):format(what, check.type_of(ctx)))
   end
   return ctx
 end

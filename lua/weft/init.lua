@@ -18,6 +18,7 @@ local internal = {
   methods = true,
   fail_at = true,
   new_error = true,
+  raise = true,
   http_request = true,
   http_headers = true,
   http_timings = true,

@@ -1,6 +1,8 @@
 --- Options as a table: every key must be known, every value must pass its test. Internal.
 --
 -- A string that is wrong is never shown: it may be a key that was put in the wrong place.
+local check = require "weft.check"
+
 local options = {}
 
 --- How a wrong value is shown: numbers as such, anything else as its type.
@@ -8,7 +10,7 @@ function options.shown(value)
   if value ~= value then
     return "nan"
   end
-  return type(value) == "number" and ("%.14g"):format(value) or type(value)
+  return type(value) == "number" and ("%.14g"):format(value) or check.type_of(value)
 end
 
 --- Raises "bad argument 'name' to what: expected …, got …" at `level`, 1 being the caller.

@@ -289,16 +289,38 @@ int weft_raise_at_script(lua_State *L, const char *format, ...) {
   return lua_error(L);
 }
 
+/* A userdata by the name of its class. Functions that are started as tasks without a function
+ * around them are called with a context, which is not what they expect. */
+static const char *push_class(lua_State *L, int index) {
+  if (!luaL_getmetafield(L, index, "__name"))
+    return "userdata";
+  const char *name = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "userdata";
+  if (strcmp(name, "weft.context") == 0)
+    return "weft.context (the first argument of every task)";
+  return name;
+}
+
+/* What the argument is, in words; may push. */
+static const char *push_got(lua_State *L, int index) {
+  char number[32];
+  double value;
+  switch (lua_type(L, index)) {
+  case LUA_TNUMBER:
+    value = lua_tonumber(L, index);
+    snprintf(number, sizeof number, "%.14g", isnan(value) ? (double)NAN : value); /* not "-nan" */
+    return lua_pushstring(L, number), lua_tostring(L, -1);
+  case LUA_TSTRING:
+    return lua_pushfstring(L, "'%s'", lua_tostring(L, index));
+  case LUA_TUSERDATA:
+    return push_class(L, index);
+  default:
+    return luaL_typename(L, index);
+  }
+}
+
 int weft_bad_argument(lua_State *L, const char *what, const char *name, const char *expected,
                       int index) {
-  const char *got = luaL_typename(L, index);
-  if (lua_type(L, index) == LUA_TNUMBER || lua_type(L, index) == LUA_TSTRING) {
-    char number[32];
-    double value = lua_tonumber(L, index);
-    snprintf(number, sizeof number, "%.14g", isnan(value) ? (double)NAN : value); /* not "-nan" */
-    got = lua_type(L, index) == LUA_TNUMBER ? lua_pushstring(L, number),
-    lua_tostring(L, -1)                     : lua_pushfstring(L, "'%s'", lua_tostring(L, index));
-  }
+  const char *got = push_got(L, index);
   return luaL_error(L, "bad argument '%s' to %s: expected %s, got %s", name, what, expected, got);
 }
 

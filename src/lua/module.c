@@ -102,6 +102,15 @@ static int fingerprint(lua_State *L) {
   return 1;
 }
 
+/*** Raises a text with the script's line before it, passing over weft's own files.
+ * @function raise
+ * @local
+ * @tparam string message
+ */
+static int raise_text(lua_State *L) {
+  return luaL_error(L, "%s", luaL_checkstring(L, 1));
+}
+
 /*** Makes an error of the common shape from a table of its fields.
  * @function new_error
  * @local
@@ -209,6 +218,7 @@ WEFT_MODULE_API int luaopen_weft_core(lua_State *L) {
                                             {"class", class, 0},
                                             {"fingerprint", fingerprint, 0},
                                             {"new_error", new_error, 0},
+                                            {"raise", raise_text, 0},
                                             {"is_error", is_error, 0},
                                             {"stats", stats, 0},
                                             {"fail_at", fail_at, 0},

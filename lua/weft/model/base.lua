@@ -1,6 +1,7 @@
 --- Models: what all of them do, whichever API is behind them.
 -- @module weft.model.base
 local call = require "weft.model.call"
+local check = require "weft.check"
 local client_of = require "weft.model.client"
 local core = require "weft.core"
 local errors = require "weft.model.errors"
@@ -75,7 +76,7 @@ local embed_fields = {
 local function check_self(self, what)
   if getmetatable(self) ~= Model then
     error(("bad argument 'self' to %s: expected a model, got %s; call it as m:%s{…}"):format(
-      what, type(self), what:match(":(%w+)$")), 3)
+      what, check.type_of(self), what:match(":(%w+)$")), 3)
   end
 end
 
