@@ -50,4 +50,42 @@ describe("weft.tasks in nginx", function()
     assert.equal("true true\n", body)
     server:stop()
   end)
+
+  it("lose no error of a task: leaving a group raises it, and a dropped one is in the error log", function()
+    local server = nginx.start {
+      locations = [[
+        location /close { content_by_lua_block {
+          local weft = require "weft"
+          for _, pool in ipairs { weft.default_pool(), weft.inline } do
+            local group = weft.group { pool = pool }
+            local task = group:go("upload", function() error("the disk is full", 0) end)
+            group:join()
+            local ok, err = pcall(group.close, group)
+            ngx.say(task:status(), " ", ok, " ", err.message)
+          end
+        } }
+        location /drop { content_by_lua_block {
+          local weft = require "weft"
+          local function drop()
+            local group = weft.group()
+            group:go("upload", function() error("the disk is full", 0) end)
+            group:join()
+          end
+          drop()
+          collectgarbage()
+          collectgarbage()
+          ngx.say "served"
+        } }
+      ]],
+    }
+    local _, body = server:get "/close"
+    assert.equal(("failed false the disk is full\n"):rep(2), body)
+    _, body = server:get "/drop"
+    assert.equal("served\n", body)
+    local log = assert(io.open(server.folder .. "/error.log"))
+    local text = log:read("*a")
+    log:close()
+    assert.matches("weft: nobody has seen an error of the group made at [^\n]*: task 1 'upload'", text)
+    server:stop()
+  end)
 end)

@@ -259,6 +259,9 @@ describe("weft.trace", function()
   end)
 
   it("does not go to a pipe, with or without a reader", function()
+    if os.getenv("WEFT_SAN") == "thread" then -- no other process runs with it preloaded
+      return
+    end
     local path = os.tmpname()
     os.remove(path)
     assert(os.execute("mkfifo " .. path))
