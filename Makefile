@@ -162,6 +162,8 @@ lint:
 	luacheck -q lua spec examples bench scripts
 	lua5.4 scripts/check_docs.lua
 	lua5.4 scripts/check_links.lua
+	@! grep -nE '<sys/(epoll|eventfd|syscall|prctl)\.h>|<linux/|SOCK_(CLOEXEC|NONBLOCK)|"/proc/' $(filter-out %_linux.c %_epoll.c,$(wildcard src/*/*.[ch])) \
+	  || { echo "Linux's own belongs behind src/core/platform.h and poller.h" >&2; exit 1; }
 
 # Programs and specs run several at a time; each prints when it ends, and all run though one fails.
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
@@ -181,6 +183,15 @@ test:
 	@WEFT_SHIP=portable $(RUN_ALL) LUA=luajit test-lua
 	@sh spec/rock_smoke.sh
 	@echo "weft: all tests passed"
+
+# The code for systems without epoll and futexes, on Linux.
+test-posix:
+	@sh scripts/deps.sh test
+	@$(RUN_ALL) PLATFORM=posix all
+	@$(RUN_ALL) PLATFORM=posix test-c test-lua
+	@$(RUN_ALL) PLATFORM=posix LUA=luajit all
+	@$(RUN_ALL) PLATFORM=posix LUA=luajit test-lua
+	@echo "weft: passed with what POSIX has"
 
 # The same suite under the sanitizers.
 asan:
@@ -250,4 +261,4 @@ rock:
 rock-test:
 	@sh spec/rock_smoke.sh
 
-.PHONY: all embed test-c test-lua lint test asan tsan stress test-nginx-long demo demo-nginx clean install rock rock-test
+.PHONY: all embed test-c test-lua lint test test-posix asan tsan stress test-nginx-long demo demo-nginx clean install rock rock-test

@@ -162,8 +162,10 @@ static void arm(weft_inbox *box) {
 
 /* How often the driver of an armed inbox was unparked since the last look. */
 static uint64_t unparks(weft_inbox *box) {
-  uint64_t count = 0;
-  return read(box->parker.fd, &count, sizeof count) < 0 ? 0 : count;
+  uint64_t count, all = 0;
+  while (read(box->parker.sleep_fd, &count, sizeof count) == (ssize_t)sizeof count)
+    all += count;
+  return all;
 }
 
 static void push_to(weft_wait *wait) {

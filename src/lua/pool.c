@@ -115,7 +115,7 @@ static void free_init(void *init) {
  * @function pool
  * @tparam[opt] table options `threads` (default: one a processor), `queue`: tasks that may wait
  *   before go does (default: no limit), `name`, `init`: a function that each state runs first,
- *   `nice`: added to the threads' nice value
+ *   `nice`: added to the threads' nice value (on Linux; other systems have none for threads)
  * @treturn pool
  * @raise bad argument or unknown option
  */
