@@ -13,7 +13,7 @@ local Server = {}
 Server.__index = Server
 
 local MODULES = { "ndk_http_module", "ngx_http_lua_module" }
-local LIMIT = 20 -- seconds until something that must come is given up
+local LIMIT = 60 -- seconds until something that must come is given up
 
 local function exists(path)
   local file = io.open(path)
@@ -69,7 +69,7 @@ local is_hostile = os.getenv "SPEC_GC" == "hostile"
 local HOSTILE = "collectgarbage('setpause', 0) collectgarbage('setstepmul', 100000) "
 
 -- `options.locations` of the one server; `http` and `main`: more directives there; `init`: code for init_by_lua_block;
--- `workers` (1); `cache` ("on"); `limit`: seconds until nginx is ended in any case (60).
+-- `workers` (1); `cache` ("on"); `limit`: seconds until nginx is ended in any case (200).
 local function config(folder, port, options)
   local load = {}
   for i, name in ipairs(MODULES) do
@@ -137,7 +137,7 @@ function nginx.start(options)
   file:write(config(self.folder, self.port, options))
   file:close()
   self.pipe = assert(io.popen(("exec timeout -k 2 %d %s -p %s -e %s/error.log -c %s/nginx.conf 2>&1"):format(
-    options.limit or 60, binary, quoted(self.folder), self.folder, self.folder)))
+    options.limit or 200, binary, quoted(self.folder), self.folder, self.folder)))
   nginx.await("nginx answers: " .. self.folder, function()
     return (self:get "/ready") == 200
   end)
@@ -175,13 +175,14 @@ end
 
 --- Runs wrk for so many seconds: requests, errors, and all that it prints.
 function Server:wrk(path, seconds, connections)
-  return nginx.read_wrk(capture(("wrk -t1 -c%d -d%ss --latency %s%s"):format(connections, seconds, self.url, path)))
+  return nginx.read_wrk(capture(("wrk -t1 -c%d -d%ss --timeout %ds --latency %s%s"):format(connections, seconds, LIMIT,
+    self.url, path)))
 end
 
 --- The same in the background, with a connection a request: a pipe whose text is for `read_wrk`.
 function Server:start_wrk(path, seconds, connections)
-  return assert(io.popen(("unset LD_PRELOAD; wrk -t1 -c%d -d%ss -H 'Connection: close' %s%s 2>&1"):format(
-    connections, seconds, self.url, path)))
+  return assert(io.popen(("unset LD_PRELOAD; wrk -t1 -c%d -d%ss --timeout %ds -H 'Connection: close' %s%s 2>&1"):format(
+    connections, seconds, LIMIT, self.url, path)))
 end
 
 function nginx.read_wrk(text)
