@@ -181,6 +181,25 @@ describe("a group", function()
       assert.truthy(err.traceback:find("deep_inside", 1, true))
       assert.truthy(err.traceback:find("group_spec.lua", 1, true))
       assert.truthy(err.message:find("group_spec.lua:%d+: broken"))
+      assert.is_nil(err.traceback:find("%[C%]: in %?")) -- what runs the task is not the script's
+    end)
+
+    it("gives the tracebacks of both tasks for an error that one passes on", function()
+      local group = new_group()
+      group:go(function()
+        local function passes_on()
+          assert(weft.all { a = function()
+            local function deep_inside()
+              error("broken")
+            end
+            deep_inside()
+          end })
+        end
+        passes_on()
+      end)
+      local _, err = group:wait()
+      assert.truthy(err.traceback:find("passes_on", 1, true))
+      assert.truthy(err.cause.traceback:find("deep_inside", 1, true))
     end)
 
     it("keeps a table that was raised as value", function()

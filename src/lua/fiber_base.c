@@ -27,22 +27,10 @@ void weft_push_traceback(lua_State *L, lua_State *co, int level) {
   lua_replace(L, -2);
 }
 
-static int has_traceback(lua_State *L) {
-  if (!lua_istable(L, 1))
-    return 0;
-  lua_pushliteral(L, "traceback");
-  lua_rawget(L, 1);
-  return !lua_isnil(L, -1);
-}
-
 /* At the error, whose stack is gone when it has arrived. */
 static int keep_traceback(lua_State *L) {
-  weft_fiber *fiber = weft_state_of(L)->scheduler.current;
-  if (has_traceback(L))
-    lua_pushnil(L);
-  else
-    weft_push_traceback(L, L, 1);
-  lua_rawsetp(L, LUA_REGISTRYINDEX, fiber);
+  weft_push_traceback(L, L, 1);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, weft_state_of(L)->scheduler.current);
   lua_settop(L, 1);
   return 1;
 }
@@ -51,7 +39,12 @@ static int finish_base(lua_State *L, int status, lua_KContext unused) {
   (void)unused;
   if (status == LUA_OK || status == LUA_YIELD)
     return lua_gettop(L) - 1;
-  weft_state_of(L)->scheduler.current->has_raised = 1;
+  weft_fiber *fiber = weft_state_of(L)->scheduler.current;
+  fiber->has_raised = 1;
+  if (status == LUA_ERRMEM) { /* nobody was asked for a traceback: what is there is an older one */
+    lua_pushnil(L);
+    lua_rawsetp(L, LUA_REGISTRYINDEX, fiber);
+  }
   return 1;
 }
 
