@@ -50,6 +50,35 @@ describe("a deadlock", function()
     assert.is_true(channel:try_send(1) == false) -- it left its place
   end)
 
+  it("tells of tasks that have failed, since others may wait in vain for their sake", function()
+    local channel = weft.channel()
+    local seen = weft.group()
+    seen:go(function()
+      error("this one is known")
+    end)
+    assert.is_nil((seen:wait()))
+    local group = weft.group()
+    group:go("producer", function()
+      error("no such file", 0)
+    end)
+    local err = deadlock(function()
+      for _ in channel:iter() do -- luacheck: ignore
+      end
+    end)
+    assert.matches("\n  before that, task 1 'producer' %(.*deadlock_spec.lua:%d+%) failed: no such file$", err.message)
+    assert.equal("producer", err.cause.task)
+    assert.is_nil(err.message:find("this one is known", 1, true))
+    group:wait()
+    group:close()
+    seen:close()
+    err = deadlock(function()
+      local value = channel:recv()
+      return value
+    end)
+    assert.is_nil(err.cause)
+    assert.is_nil(err.message:find("before that", 1, true))
+  end)
+
   it("lists all tasks, however long it takes to look at them", function()
     local count = os.getenv("WEFT_SAN") and 2000 or 30000
     local channel = weft.channel()

@@ -8,15 +8,17 @@
 #include "deadlock.h"
 
 #include "census.h"
+#include "error.h"
 #include "errors.h"
 #include "fibers.h"
+#include "group_body.h"
 #include "mem.h"
 #include "roll.h"
 #include "roster.h"
 #include "state.h"
 #include "tasks.h"
 
-enum { LISTED_MOST = 50 };
+enum { LISTED_MOST = 50, FAILURES_MOST = 5 };
 
 /* On the script's thread. */
 static void receive(weft_scheduler *scheduler, weft_message *message) {
@@ -63,7 +65,28 @@ typedef struct report {
   weft_state *state;
   weft_sight *sights;
   weft_buf text;
+  uint32_t failure_count;
+  weft_error *failures[FAILURES_MOST]; /* of tasks: others may wait in vain for their sake */
 } report;
+
+/* Adds the failures to the message of the error on top of the stack, and makes the first its cause.
+ */
+static void add_failures(report *report, lua_State *L) {
+  int error = lua_gettop(L);
+  lua_getfield(L, error, "message");
+  for (uint32_t i = 0; i < report->failure_count; i++) {
+    lua_pushliteral(L, "\n  before that, ");
+    weft_push_core_error(report->state, L, report->failures[i]);
+    if (i == 0) {
+      lua_pushvalue(L, -1);
+      lua_setfield(L, error, "cause");
+    }
+    luaL_callmeta(L, lua_gettop(L), "__tostring");
+    lua_replace(L, -2);
+    lua_concat(L, 3);
+  }
+  lua_setfield(L, error, "message");
+}
 
 static int protected_report(lua_State *L) {
   report *report = lua_touserdata(L, 1);
@@ -73,22 +96,26 @@ static int protected_report(lua_State *L) {
   lua_pushlightuserdata(L, report->sights);
   lua_call(L, 1, 1);
   lua_setfield(L, -2, "tasks");
+  add_failures(report, L);
   return 1;
 }
 
 /* Pushes the error: 1, or 0 with nothing pushed. */
 static int push_report(weft_scheduler *scheduler, lua_State *L) {
-  report report = {scheduler->state, NULL, {0}};
+  report report = {.state = scheduler->state};
   if (!lua_checkstack(L, 16))
     return 0;
   report.sights = weft_roll_call(scheduler, L);
   weft_buf_init(&report.text, 0);
   describe(&report.text, report.sights);
+  report.failure_count = weft_group_failures_so_far(report.state, report.failures, FAILURES_MOST);
   lua_pushcfunction(L, protected_report);
   lua_pushlightuserdata(L, &report);
   int rc = lua_pcall(L, 1, 1, 0);
   weft_buf_free(&report.text);
   weft_roll_free(report.sights);
+  for (uint32_t i = 0; i < report.failure_count; i++)
+    weft_error_release(report.failures[i]);
   if (rc == 0)
     return 1;
   lua_pop(L, 1);

@@ -133,6 +133,14 @@ static weft_group_body *push_group(weft_state *state, lua_State *L) {
   return group;
 }
 
+static void list_open(weft_group_body *group) {
+  group->open_link = &group->state->open_groups;
+  group->next_open = *group->open_link;
+  *group->open_link = group;
+  if (group->next_open)
+    group->next_open->open_link = &group->next_open;
+}
+
 /*** An errgroup: tasks that run on native threads and end together (Go: errgroup.WithContext).
  * The first failure cancels the group's context, and so the other tasks. Leaving its scope cancels
  * what still runs and waits for it (@{group:close}).
@@ -159,6 +167,7 @@ static int new_group(lua_State *L) {
   if (!group->core)
     return luaL_error(L, "not enough memory");
   group->core->owner = group;
+  list_open(group);
   weft_find_place(L, 1, &group->made_at);
   weft_note_object(L, group->core, "group");
   if (group->is_local) { /* for its tasks to find, while anybody has it */

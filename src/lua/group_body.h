@@ -45,6 +45,7 @@ typedef struct weft_group_body {
   uint8_t is_quiet;   /* its maker, a part of weft, looks at what it wants to know */
   uint8_t has_errors; /* the userdata's uservalue is the table of errors */
   weft_place made_at; /* by its user */
+  struct weft_group_body *next_open, **open_link; /* in the state's list, while it has a core */
 } weft_group_body;
 
 extern const char weft_group_class[];
@@ -128,6 +129,9 @@ void weft_push_task(weft_state *state, lua_State *L, uint32_t index);
 void weft_group_see(weft_group_body *group, uint32_t index);
 /* Before the body at stack index 1 is freed by the collector: tells of what was lost. */
 void weft_group_report(weft_group_body *group, lua_State *L);
+/* The failures, with references, of the groups of this state which wait has not told of: the latest
+ * group's first, `most` at most; how many. Those that were just cancelled have none. */
+uint32_t weft_group_failures_so_far(weft_state *state, weft_error **errors, uint32_t most);
 
 /* ---- group_leave.c ---- */
 

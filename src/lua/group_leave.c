@@ -56,9 +56,16 @@ static int leave_group(lua_State *L) {
   return join(group, L);
 }
 
+static void unlist_open(weft_group_body *group) {
+  *group->open_link = group->next_open;
+  if (group->next_open)
+    group->next_open->open_link = group->open_link;
+}
+
 static void free_group(weft_group_body *group) {
   weft_group *core = group->core;
   if (core) {
+    unlist_open(group);
     weft_group_settle(group);
     if (weft_group_has_waiters(core))
       weft_scheduler_abandon(&group->state->scheduler, core);

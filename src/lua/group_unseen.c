@@ -7,8 +7,11 @@
  */
 #include "group_body.h"
 
+#include "error.h"
 #include "errors.h"
 #include "platform.h"
+
+#include <string.h>
 
 /* ---- of one task ---- */
 
@@ -125,6 +128,28 @@ void weft_group_report(weft_group_body *group, lua_State *L) {
   lua_pushvalue(L, 1);
   if (lua_pcall(L, 1, 0, 0) != 0)
     lua_pop(L, 1);
+}
+
+/* ---- of groups that are in use ---- */
+
+static int is_echo(const weft_error *error) {
+  return strcmp(error->kind, "canceled") == 0 || strcmp(error->kind, "deadline") == 0;
+}
+
+uint32_t weft_group_failures_so_far(weft_state *state, weft_error **errors, uint32_t most) {
+  uint32_t count = 0;
+  for (weft_group_body *group = state->open_groups; group && count < most;
+       group = group->next_open) {
+    if (group->is_quiet || group->told == group->count ||
+        group->core->process != weft_process_generation())
+      continue;
+    weft_error *first = weft_group_first_error(group->core);
+    if (first && !is_echo(first))
+      errors[count++] = first;
+    else
+      weft_error_release(first);
+  }
+  return count;
 }
 
 void weft_add_unseen_methods(weft_state *state, lua_State *L) {

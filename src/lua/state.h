@@ -25,6 +25,7 @@ typedef struct weft_state {
   int group_class, group_go, task_class; /* group_go: the method */
   int task_context; /* the first argument of tasks: "the context of the task that runs" */
   int groups;       /* weak: body of a group of weft.inline -> its table */
+  struct weft_group_body *open_groups; /* that were made here and not left, the latest first */
   weft_task_cache free_tasks;
   weft_parcel_writer writer;
   weft_encoder_scratch scratch;
