@@ -59,6 +59,25 @@ describe("A method that is not there", function()
     assert.truthy(said:find("weft.channel has no method 'push'", 1, true), said)
   end)
 
+  it("cannot be a task by itself, and says how to start it", function()
+    local channel, places = weft.channel(1), weft.semaphore(1)
+    local group = weft.group()
+    for _, method in ipairs { channel.send, channel.capacity, places.acquire, (channel:iter()) } do
+      local said = message_of(function()
+        group:go(method, channel, 1)
+      end)
+      assert.matches("the function: function cannot be sent; it belongs to an object of weft's: call it in a function", said)
+    end
+    local send = channel.send
+    local said = message_of(function()
+      group:go(function()
+        send(channel, 1)
+      end)
+    end)
+    assert.matches("upvalue 'send': function cannot be sent; it belongs to an object of weft's", said)
+    group:close()
+  end)
+
   it("of a dict says that keys are no fields", function()
     local dict = weft.dict()
     assert.truthy(refusal(dict, "total"):find("known are cas, clear, get, incr, keys, set, update", 1, true))

@@ -8,12 +8,14 @@
 #include "encode.h"
 
 #include "coroutines.h"
+#include "errors.h"
 #include "guest.h"
 #include "names.h"
 #include "put.h"
 #include "vmprobe.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 enum { MAX_FUNCTION_DEPTH = 100 };
 
@@ -268,10 +270,28 @@ static int look_up_code(lua_State *L) {
   return 0;
 }
 
+/* A function of weft's that no module has under a name: a method. On LuaJIT those that block are
+ * Lua functions around C functions. */
+static int is_method(weft_encoder *e, int index) {
+  lua_State *L = e->L;
+  lua_Debug info;
+  if (lua_iscfunction(L, index)) {
+    int top = lua_gettop(L);
+    int is_ours = lua_getupvalue(L, index, 1) && lua_touserdata(L, -1) == (void *)e->state;
+    lua_settop(L, top);
+    return is_ours;
+  }
+  lua_pushvalue(L, index);
+  return lua_getinfo(L, ">S", &info) && strcmp(info.source, WEFT_SHIM_CHUNK) == 0;
+}
+
 /* NULL when it can. */
 static const char *why_function_cannot(weft_encoder *e, int index, int is_known) {
   if (!is_known && weft_coroutine_is_wrapped(e->L, index))
     return "it runs a coroutine: make that inside the task, or use weft.inline";
+  if (!is_known && is_method(e, index))
+    return "it belongs to an object of weft's: call it in a function of your own, as in "
+           "function() return object:method(...) end";
   if (!is_known && lua_iscfunction(e->L, index))
     return "it is a C function that no loaded module has, such as what io.lines returns; make it "
            "inside the task, or require its module there";
