@@ -411,6 +411,18 @@ describe("a group", function()
       end
     end)
 
+    it("lets try_go start as many as it says", function()
+      for limit = 1, 9 do
+        local group, gate = new_group { limit = limit }, weft.channel()
+        for i = 1, limit do
+          assert.truthy(group:try_go(function() return (gate:recv()) end), i .. " of " .. limit)
+        end
+        assert.is_false(group:try_go(function() end))
+        gate:close()
+        group:wait()
+      end
+    end)
+
     it("makes try_go return false, and go wait for room", function()
       local group, gate = new_group { limit = 1 }, weft.channel(0)
       group:go(function()

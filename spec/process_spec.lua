@@ -98,6 +98,32 @@ describe("a script's process, with tasks that never end,", function()
     assert.is_nil(ended.out:find("not reached", 1, true))
   end)
 
+  for _, wait in ipairs {
+    "group:wait(1000)", "places:acquire()", "ch:recv()", "ch:send({})", "weft.sleep(1000)",
+    "weft.select({ { recv = ch }, { acquire = places }, timeout = 1000 })",
+  } do
+    it("is interrupted and goes on, and what it waited for is as it was: " .. wait, function()
+      local ended = script.run(SIGNAL .. ([[
+        local weft = require "weft"
+        local group, places, ch = weft.group(), weft.semaphore(1), weft.channel()
+        places:acquire()
+        group:go(function() weft.sleep(math.huge) end)
+        local before = weft.stats()
+        signal "INT"
+        local ok, err = pcall(function() %s end)
+        assert(not ok and tostring(err):find "interrupted!", tostring(err))
+        local after = weft.stats()
+        for _, name in ipairs { "contexts", "channels", "parked" } do
+          assert(after[name] == before[name], name)
+        end
+        places:release()
+        assert(places:try_acquire() and not ch:try_send(1) and select(3, ch:try_recv()) == "empty")
+        group:close()
+        io.write "as it was"
+      ]]):format(wait))
+      assert.same({ out = "as it was", status = 0 }, ended)
+    end)
+  end
 end)
 
 describe("weft.signal_context", function()

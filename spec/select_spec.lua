@@ -215,6 +215,40 @@ describe("weft.select", function()
     assert.equal("default", weft.select({ { done = weft.background() }, default = true }))
   end))
 
+  it("raises in a context that is done, and takes nothing, although a case could go on", function()
+    local ch, places = holding("x"), weft.semaphore(1)
+    local ctx = weft.background():with_cancel()
+    run({ pool = weft.inline, collect = true }, function(group)
+      local task = group:go(function(own)
+        ctx = own
+        pcall(ctx.wait, ctx)
+        return pcall(weft.select, { { recv = ch }, { acquire = places } })
+      end)
+      settle(group)
+      task:cancel("enough")
+      local ok, err = task:wait()
+      assert.is_false(ok)
+      assert.equal("canceled", err.kind)
+    end)
+    assert.equal(1, #ch)
+    assert.equal(0, places:held())
+  end)
+
+  it("that does not wait may be called where Lua cannot yield", function()
+    local words = run({}, function(group)
+      group:go(function()
+        local ch, seen = weft.channel(), {}
+        table.sort({ 2, 1 }, function(a, b)
+          seen[1] = weft.select({ { recv = ch }, timeout = 0 })
+          seen[2] = weft.select({ { recv = ch }, default = true })
+          return a < b
+        end)
+        return seen
+      end)
+    end)[1]
+    assert.same({ "timeout", "default" }, words)
+  end)
+
   it("returns the case of the caller's own context, which else would raise", function()
     local ch = weft.channel()
     run({ pool = weft.inline, collect = true }, function(group)

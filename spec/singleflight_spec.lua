@@ -279,6 +279,46 @@ describe("weft.singleflight", function()
     end
   end)
 
+  it("goes to the next one when who leads is collected", function()
+    local flights = weft.singleflight()
+    run({ pool = weft.inline }, function(group)
+      local leader = coroutine.create(function()
+        flights:run("k", coroutine.yield)
+      end)
+      assert(coroutine.resume(leader))
+      local waits = group:go(function()
+        return flights:run("k", function()
+          return "its own"
+        end)
+      end)
+      settle(group)
+      assert.not_equal("done", waits:status())
+      leader = nil -- luacheck: ignore
+      collectgarbage()
+      collectgarbage()
+      assert.equal("its own", (waits:wait()))
+    end)
+  end)
+
+  it("shares a nil that is no failure, although who leads was cancelled meanwhile", function()
+    local flights, runs = weft.singleflight(), 0
+    run({ pool = weft.inline, collect = true }, function(group)
+      local function ask()
+        return group:go(function(ctx)
+          return flights:run("k", function()
+            runs = runs + 1
+            pcall(ctx.wait, ctx)
+          end)
+        end)
+      end
+      local leads, waits = ask(), ask()
+      settle(group)
+      leads:cancel()
+      assert.same(pack(nil), pack((waits:wait())))
+    end)
+    assert.equal(1, runs)
+  end)
+
   it("can be captured and sent", function()
     local flights, through = weft.singleflight(), weft.channel(1)
     through:send({ flights })
