@@ -1,9 +1,11 @@
 -- API keys, which never appear in an error, a log, or what is printed of a model.
 
 local calls = require "spec.support.calls"
+local clients = require "spec.support.model_client"
 local leaks = require "spec.support.leaks"
 local listeners = require "spec.support.listeners"
 local models = require "spec.support.models"
+local script = require "spec.support.script"
 local weft = require "weft"
 
 local raised = calls.raised
@@ -159,6 +161,33 @@ describe("weft.model.openai", function()
       assert.equal("Basic bWU6cGFzcy93b3JkLTQ=", sent.headers["proxy-authorization"])
       assert.match("key=query%%2Fsecret%-3", sent.path)
     end)
+
+    it("in the path of the URL are not in the error of a connection, nor in its cause", function()
+      local server = start({ faults = { { truncate = "body", only = "stream" }, { truncate = 30 } } })
+      local m = model(server, { base_url = server.origin .. "/key-of-path/v1", api_key = "key-of-path", retry = { attempts = 1 } })
+      local result, err = assert(m:stream({ prompt = "one two three four" })):result()
+      assert.is_nil(result)
+      assert.same({ "stream_truncated", "network" }, { err.kind, err.cause.kind })
+      assert.is_nil(dump(err):find("key-of-path", 1, true))
+      assert.match("/%[redacted%]/v1/chat", err.message)
+      assert.match("/%[redacted%]/v1/chat", err.cause.message)
+      err = select(2, m:chat({ prompt = "x" }))
+      assert.equal("network", err.kind)
+      assert.is_nil(dump(err):find("key-of-path", 1, true))
+    end)
+
+    if clients.has_shell then
+      it("of the environment's proxy are not in an error that repeats them", function()
+        local server = start({ faults = { { status = 400, times = -1,
+          message = "login bWU6ZW52cGFzcy03, me:envpass-7, envpass-7" } } })
+        local ended = script.run([[
+          local weft = require "weft"
+          local m = weft.model.openai { base_url = "http://somewhere.invalid/v1", model = "m" }
+          print(select(2, m:chat { prompt = "x" }).message)
+        ]], "http_proxy=http://me:envpass-7@127.0.0.1:" .. server.port)
+        assert.match("login %[redacted%], %[redacted%], %[redacted%]\n$", ended.out)
+      end)
+    end
 
     it("are not in what on_retry is told, which may be logged", function()
       local told = {}

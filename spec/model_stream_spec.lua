@@ -350,6 +350,18 @@ describe("streams", function()
     end
   end)
 
+  it("that never end fail at 64 MiB unless another bound is given", function()
+    local server = endless(SSE, 'data: {"choices":[{"delta":{"content":"' .. ("x"):rep(2 ^ 16) .. '"}}]}\n\n')
+    local stream = assert(weft.model.openai { base_url = server.url, model = "m" }:stream { prompt = "x" })
+    local size, delta, err = 0, stream:next()
+    while delta do
+      size = size + #delta.text
+      delta, err = stream:next()
+    end
+    assert.same({ "too_large", 2 ^ 26, 2 ^ 26 }, { err.kind, size, #err.partial })
+    server.close()
+  end)
+
   it("with an event that is too large say so, with the text before it", function()
     local server = raw.start(function(client)
       client:send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"

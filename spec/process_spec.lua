@@ -139,6 +139,25 @@ describe("weft.signal_context", function()
     assert.same({ out = "nil\tcanceled\tsignal\ttrue\n", status = 0 }, ended)
   end)
 
+  it("ends in order while requests of its own tasks are under way", function()
+    for _, ending in ipairs { "", "os.exit(0, true)", "error('mine', 0)" } do
+      local ended = script.run([[
+        local weft = require "weft"
+        local server = require("weft.testing").model_server { latency = 3600 }
+        local model = weft.model.openai { base_url = server.url, model = "m" }
+        group = weft.group(nil, { pool = weft.inline })
+        for _ = 1, 3 do group:go(function() return model:chat { prompt = "x" } end) end
+        group:go(function() return weft.http.get(server.origin .. "/models", { stream = true }) end)
+        local watch = weft.group(nil, { pool = weft.inline })
+        watch:go(function() while server:stats().in_flight < 3 do weft.sleep(0.001) end end)
+        watch:wait()
+        io.stdout:write "under way" io.stdout:flush()
+      ]] .. ending)
+      assert.matches("^under way", ended.out)
+      assert.equal(ending:find "error" and 1 or 0, ended.status)
+    end
+  end)
+
   it("lets the second signal end the process", function()
     local ended = script.run(SIGNAL .. [[
       local weft = require "weft"

@@ -370,8 +370,11 @@ static int push_end(weft_state *state, lua_State *L, lua_transfer *self) {
   return error ? 2 : 1;
 }
 
+/* While the state closes, the finalizer may have dropped the transfer before this comes. */
 static void leave_request(weft_park *park) {
   lua_transfer *self = park->object;
+  if (!self->transfer)
+    return;
   unwait(self->transfer, &park->waiter);
   self->waiter = NULL;
   weft_http_abort(self->transfer);

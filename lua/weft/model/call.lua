@@ -180,6 +180,14 @@ function call.send(client, this, key, is_stream)
   return res, err and errors.of_transport(client, err)
 end
 
+-- A function of its own, whose frame has ended: of a handler that nginx ends in the middle the local variables are lost.
+local function loser(client, this, lease)
+  return function()
+    local tokens, usd = call.loss(client, this, nil, 0)
+    limits.leave(client, lease, "unknown", tokens, usd)
+  end
+end
+
 --- Calls fn(client, this, lease, key) with all that the call needs, which fn gives back; when it raises, as it does when
 -- the context is done, that is done here. Internal.
 function call.with_lease(client, this, fn, key)
@@ -187,10 +195,10 @@ function call.with_lease(client, this, fn, key)
   if not lease then
     return nil, refusal
   end
+  lease.lost = loser(client, this, lease)
   local ok, result, err = pcall(fn, client, this, lease, key)
   if not ok then
-    local tokens, usd = call.loss(client, this, nil, 0)
-    limits.leave(client, lease, "unknown", tokens, usd)
+    lease.lost()
     error(result, 0)
   end
   return result, err

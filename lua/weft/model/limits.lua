@@ -5,6 +5,7 @@
 local core = require "weft.core"
 local dates = require "weft.dates"
 local errors = require "weft.model.errors"
+local finalizer = require "weft.finalizer"
 local options = require "weft.options"
 local retry = require "weft.retry"
 
@@ -214,6 +215,22 @@ local function take(client, call, lease)
   return lease
 end
 
+-- nginx may end a handler in the middle, and then nothing of it runs any more: what it held is given back when it is
+-- collected. `lease.lost` does that for a call that was sent.
+local function guarded(client, lease)
+  if core.host then
+    lease.guard = finalizer.new(function()
+      lease.is_silent = true
+      if lease.lost then
+        lease.lost()
+      else
+        limits.abandon(client, lease)
+      end
+    end)
+  end
+  return lease
+end
+
 --- Waits until the call may start, and takes all that it needs.
 -- @tparam table client
 -- @tparam table call `tokens`: an estimate; `worst_usd`: with a budget
@@ -222,7 +239,7 @@ end
 -- @treturn[2] error of kind "too_large", "skipped_budget", "breaker_open" or "deadline"
 -- @raise when the context is done: nothing is held then
 function limits.enter(client, call)
-  local lease = {}
+  local lease = guarded(client, {})
   local ok, result, err = pcall(take, client, call, lease)
   if ok and result then
     return lease
@@ -240,6 +257,7 @@ end
 function limits.abandon(client, lease)
   if lease.gate then
     client.limits.gate:give_back(1)
+    lease.gate = nil
   end
   limits.leave(client, lease, "unknown", 0, 0)
 end
