@@ -26,6 +26,21 @@ local function read(path)
 end
 
 describe("examples/", function()
+  it("batch.lua goes on where it was stopped", function()
+    local path = os.tmpname()
+    local words = script.quote(path) .. " 60"
+    assert.match("25 scored, %d+ failed, 0 were done before, 35 are left", output_of("batch.lua", words .. " 25"))
+    assert.match("%d+ scored, %d+ failed, 25 were done before", output_of("batch.lua", words))
+    output_of("batch.lua", words)
+    local seen = {}
+    for line in read(path):gmatch("[^\n]+") do
+      local id = line:match('"id":(%d+)')
+      assert.is_nil(seen[id])
+      assert.match('"score":7', line)
+      seen[id] = true
+    end
+  end)
+
   it("budget.lua asks all, under its limits", function()
     local out = output_of("budget.lua", "20")
     assert.match("of 20 calls were skipped; spent: 0%.", out)
