@@ -320,4 +320,37 @@ describe("weft.pool", function()
       pool:close()
     end
   end)
+
+  -- The canceller claims who is parked under each context of the tree, and wakes them after its walk.
+  it("ends while the cancel of a large tree is under way, under which its task was parked", function()
+    local canceller = weft.pool { threads = 1 }
+    for _ = 1, 3 do
+      local top = weft.background():with_cancel()
+      local pool = weft.pool { threads = 1 }
+      local values, steps = weft.channel(1), weft.channel()
+      weft.scope(top, { pool = pool, collect = true }, function(g)
+        local task = g:go(function()
+          steps:send "parked next"
+          return (values:recv())
+        end)
+        steps:recv()
+        local children = {}
+        for i = 1, 30000 do
+          children[i] = top:with_cancel()
+        end
+        weft.scope(nil, { pool = canceller }, function(c)
+          c:go(function()
+            steps:send "cancelled next"
+            top:cancel()
+          end)
+          steps:recv()
+          values:send(1)
+          task:wait()
+          pool:close()
+        end)
+        assert.is_true(children[#children]:err() ~= nil)
+      end)
+    end
+    canceller:close()
+  end)
 end)

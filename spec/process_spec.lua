@@ -172,6 +172,16 @@ describe("weft.signal_context", function()
     assert.matches("^first", ended.out) -- and what the shell has to say
   end)
 
+  -- Interpreters set their own handler of SIGINT before each chunk, and the default one after it.
+  it("hears of its signal in each chunk of an interpreter", function()
+    local first = 'weft = require "weft" weft.signal_context "INT"'
+    local second = 'local ctx = weft.signal_context "INT" os.execute "(sleep 0.1; kill -INT $PPID) &" '
+      .. 'pcall(ctx.wait, ctx) print(ctx:cause().kind)'
+    local ended = script.shell(("timeout 60 %s -e %s -e %s"):format(script.interpreter(), script.quote(first),
+      script.quote(second)))
+    assert.same({ out = "signal\n", status = 0 }, ended)
+  end)
+
   for how, ending in pairs({ cancelled = "ctx:cancel()", collected = "ctx = nil collectgarbage() collectgarbage()" }) do
     it("leaves a signal its effect once it was " .. how, function()
       local ended = script.run(SIGNAL .. ([[

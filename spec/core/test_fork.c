@@ -1,4 +1,5 @@
-/* test_fork.c: a child of a fork has no threads, and starts its own on use. */
+/* test_fork.c: a child of a fork has no threads, and starts its own on use; and what can be tried
+ * out in a child only. */
 #include "census.h"
 #include "channel.h"
 #include "check.h"
@@ -7,9 +8,18 @@
 #include "limiter.h"
 #include "pool.h"
 #include "select.h"
+#include "signals.h"
 #include "ticker.h"
 
+#include <errno.h>
+#include <signal.h>
 #include <sys/wait.h>
+#ifdef __linux__
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#endif
 
 enum { FORKS = 60, CHILD_HANG_S = 30 };
 
@@ -87,8 +97,8 @@ static int uses_limits_and_tickers(void) {
   return 0;
 }
 
-/* Inboxes are used again, but not those of threads that are the parent's: they are said to be asleep,
- * so that a thread of the child's that gets one would count as awake for ever. */
+/* Inboxes are used again, but not those of threads that are the parent's: they are said to be
+ * asleep, so that a thread of the child's that gets one would count as awake for ever. */
 static int drops_the_parents_pool(void) {
   weft_pool_release(sleeping_pool);
   weft_pool *own = weft_pool_new(&(weft_pool_config){.threads = 3});
@@ -179,6 +189,48 @@ static void the_child_starts_its_own_threads(void) {
   finish();
 }
 
+#ifdef SYS_epoll_pwait2
+static _Atomic int was_called;
+
+static void on_signal(void) {
+  atomic_store(&was_called, 1);
+}
+
+/* As sandboxes do with system calls that are newer than they are. */
+static int refuse_new_calls(void) {
+  struct sock_filter program[] = {
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_epoll_pwait2, 0, 1),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+  };
+  struct sock_fprog filter = {COUNT(program), program};
+  return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+         prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) == 0;
+}
+
+static void hears_of_descriptors_in_an_old_sandbox(void) {
+  int status = -1;
+  fflush(stdout);
+  pid_t child = fork();
+  if (child == 0) {
+    alarm(CHILD_HANG_S);
+    if (!refuse_new_calls())
+      _exit(77);
+    if (!weft_signal_listen(SIGUSR1, on_signal))
+      _exit(1);
+    raise(SIGUSR1);
+    AWAIT(atomic_load(&was_called));
+    _exit(0);
+  }
+  waitpid(child, &status, 0);
+  CHECK(WIFEXITED(status) && (WEXITSTATUS(status) == 0 || WEXITSTATUS(status) == 77));
+}
+#else
+static void hears_of_descriptors_in_an_old_sandbox(void) {
+}
+#endif
+
 static _Atomic int keep_busy;
 
 /* Keeps timers, the tree's and the pool's locks taken most of the time. */
@@ -217,6 +269,7 @@ static void forks_amid_work(void) {
 }
 
 int main(void) {
+  check_run("io: hears of descriptors in an old sandbox", hears_of_descriptors_in_an_old_sandbox);
 #if defined(__SANITIZE_ADDRESS__) /* its allocator's locks do not survive a fork amid threads */
   printf("# not run under AddressSanitizer\n");
   (void)the_child_starts_its_own_threads, (void)forks_amid_work;

@@ -73,7 +73,6 @@ static void reject_hopeless(weft_budget *budget, weft_wait **woken) {
 /* Serves waiters from the front until one must go on waiting. */
 static void serve(weft_budget *budget, weft_wait **woken) {
   weft_waiter *first;
-  reject_hopeless(budget, woken);
   while ((first = budget->waiters.head) && weft_budget_asked(first) <= left(budget)) {
     int64_t amount = weft_budget_asked(first);
     if (weft_waitlist_claim(&budget->waiters, first, woken))
@@ -126,6 +125,8 @@ int weft_budget_settle(weft_budget *budget, int64_t reserved, int64_t actual) {
     budget->reserved -= reserved;
     budget->spent += actual;
     rc = warn_locked(budget);
+    if (actual > 0)
+      reject_hopeless(budget, &woken);
     serve(budget, &woken);
   }
   pthread_mutex_unlock(&budget->lock);

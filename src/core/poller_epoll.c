@@ -83,8 +83,8 @@ static int wait_for(weft_poller *poller, struct epoll_event *events, int room, u
   static _Atomic int lacks_pwait2;
   if (!atomic_load_explicit(&lacks_pwait2, memory_order_relaxed)) {
     int count = (int)syscall(SYS_epoll_pwait2, poller->epoll_fd, events, room, timeout, NULL, 0);
-    if (count >= 0 || errno != ENOSYS)
-      return count;
+    if (count >= 0 || errno == EINTR)
+      return count; /* else it is not there, or a sandbox that does not know it refuses it */
     atomic_store(&lacks_pwait2, 1);
   }
 #endif

@@ -29,7 +29,6 @@ typedef struct subscription {
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static subscription *subscriptions;       /* guarded by lock */
-static uint64_t installed;                /* guarded by lock */
 static _Atomic uint32_t process_plus_one; /* whose pipe it is; written under lock */
 static _Atomic pid_t process_id;          /* the same; written under lock */
 static int pipe_out = -1; /* guarded by lock; read by the I/O thread after the job was posted */
@@ -148,13 +147,14 @@ static int open_pipe(void) {
   return 0;
 }
 
+/* Each time: interpreters set their own handler of SIGINT before each chunk, and the default one
+ * after it. */
 static void install(uint64_t signals) {
   struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
   sigemptyset(&action.sa_mask);
   for (int number = 1; number <= LARGEST_SIGNAL; number++)
-    if ((signals & ~installed) >> (number - 1) & 1)
+    if (signals >> (number - 1) & 1)
       sigaction(number, &action, NULL);
-  installed |= signals;
 }
 
 static int subscribe(weft_context *context, uint64_t signals) {

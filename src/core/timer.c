@@ -130,9 +130,9 @@ int weft_timer_start(weft_timer *timer, uint64_t at_ns) {
   live[timer->is_outside]++;
   weft_timer **root = &roots[timer->is_outside];
   *root = meld(*root, timer);
-  int is_first = *root == timer;
-  pthread_mutex_unlock(&lock);
-  if (is_first && (timer->is_outside || !weft_clock_is_virtual()))
+  int is_first = *root == timer, is_outside = timer->is_outside;
+  pthread_mutex_unlock(&lock); /* it may fire, and be gone, from here on */
+  if (is_first && (is_outside || !weft_clock_is_virtual()))
     weft_io_wake(); /* it sleeps for a later timer */
   return 0;
 }

@@ -137,12 +137,6 @@ static int without_cancel(lua_State *L) {
   return push_context(L, weft_context_without_cancel(check_parent(L, "context:without_cancel")));
 }
 
-static void check_key(lua_State *L, const char *what) {
-  int type = lua_type(L, 2);
-  if (type != LUA_TSTRING && type != LUA_TNUMBER && type != LUA_TBOOLEAN)
-    weft_bad_argument(L, what, "key", "a string, number or boolean", 2);
-}
-
 /*** A child that carries a value (Go: context.WithValue).
  * @function context:with_value
  * @param key a string, number or boolean
@@ -153,7 +147,7 @@ static void check_key(lua_State *L, const char *what) {
 static int with_value(lua_State *L) {
   weft_state *state = WEFT_STATE(L);
   weft_context *parent = check_parent(L, "context:with_value");
-  check_key(L, "context:with_value");
+  weft_check_key(L, "context:with_value");
   lua_settop(L, 3);
   weft_parcel key, value;
   weft_parcel_init(&key);
@@ -178,7 +172,7 @@ static int with_value(lua_State *L) {
 static int value(lua_State *L) {
   weft_state *state = WEFT_STATE(L);
   weft_context *context = check_self(L, "context:value");
-  check_key(L, "context:value");
+  weft_check_key(L, "context:value");
   if (!weft_encode_plain(state, L, 2, 1))
     return luaL_error(L, "not enough memory");
   const weft_buf *key = &state->writer.buf;
@@ -292,7 +286,8 @@ static int wait_done(lua_State *L) {
   weft_state *state = WEFT_STATE(L);
   weft_context *context = check_parent(L, "context:wait");
   weft_context *current = weft_current_context(state, L, 0);
-  int is_caller_done = weft_context_done(current); /* looked at first: that may end the other, too */
+  int is_caller_done =
+      weft_context_done(current); /* looked at first: that may end the other, too */
   if (weft_context_done(context))
     return 0;
   if (is_caller_done)

@@ -119,11 +119,22 @@ int weft_fail(weft_state *state, lua_State *L, const char *kind, const char *for
   return 2;
 }
 
+static int protected_detail(lua_State *L) {
+  return weft_decode(weft_state_of(L), L, lua_touserdata(L, 1));
+}
+
+/* What of an error cannot be unpacked here (a metatable that is not registered) is left out: it
+ * stays that error, and who holds it loses nothing. */
 void weft_push_core_error(weft_state *state, lua_State *L, weft_error *error) {
-  if (error->detail.size > 0)
-    weft_decode(state, L, &error->detail);
-  else
-    weft_push_error(state, L, error->kind, error->message);
+  luaL_checkstack(L, 4, "error");
+  if (error->detail.size > 0) {
+    lua_pushcfunction(L, protected_detail);
+    lua_pushlightuserdata(L, &error->detail);
+    if (lua_pcall(L, 1, 1, 0) == 0)
+      return;
+    lua_pop(L, 1);
+  }
+  weft_push_error(state, L, error->kind, error->message);
 }
 
 void weft_push_context_error(weft_state *state, lua_State *L, weft_error *error,

@@ -41,6 +41,8 @@ int weft_fiber_watch(weft_scheduler *scheduler, weft_fiber *fiber, weft_context 
 void weft_fiber_unpark(weft_scheduler *scheduler, weft_fiber *fiber);
 /* Delivers what others have woken: how much that was. */
 int weft_scheduler_take_inbox(weft_scheduler *scheduler);
+/* When no fiber is parked any more: waits until what is on its way to the inbox has arrived. */
+void weft_scheduler_await_watches(weft_scheduler *scheduler);
 /* The wake functions of a fiber's and of the main party's wait. [any thread] */
 void weft_fiber_wake(weft_wait *wait);
 void weft_main_wake(weft_wait *wait);

@@ -34,7 +34,7 @@ typedef struct weft_group_body {
   uint32_t *order;   /* indices as tasks were drained, but for the first order_base */
   uint32_t count, capacity, drained;
   uint32_t base, order_base; /* entries that were dropped, since those tasks are forgotten */
-  uint32_t base_failures;    /* how many of the dropped tasks had failed */
+  uint32_t failures;         /* how many of the drained tasks have failed */
   uint32_t credit;           /* counted in with the core group, for tasks to come */
   uint32_t completed;        /* how many of `order` an iterator has handed out */
   uint32_t failed;           /* how many of the drained tasks have, cancelled ones aside */
@@ -99,8 +99,6 @@ void weft_group_drain(weft_group_body *group, lua_State *L, int env);
 /* Pushes one of the group's tables for writing; errors and packed results are rare and made late.
  */
 void weft_push_group_field(lua_State *L, int env, int field);
-/* How many of the drained tasks have failed. */
-uint32_t weft_group_failures(weft_group_body *group);
 
 /* ---- group_go.c ---- */
 

@@ -116,6 +116,7 @@ static void drain(weft_group_body *group, lua_State *L, int env) {
     if (group->ended == task)
       group->ended = next;
     *weft_slot_of(group, task->index) = weft_slot_status(task->status);
+    group->failures += task->status != WEFT_TASK_DONE;
     group->failed += task->status == WEFT_TASK_FAILED;
     group->order[group->drained++ - group->order_base] = task->index;
     weft_task_give(&group->state->free_tasks, task);
@@ -158,11 +159,4 @@ void weft_local_failed(weft_state *state, lua_State *L, weft_fiber *fiber) {
     store_error(L, error + 1, fiber->task->index);
   }
   lua_settop(L, error);
-}
-
-uint32_t weft_group_failures(weft_group_body *group) {
-  uint32_t count = group->base_failures;
-  for (uint32_t i = 0; i < group->count - group->base; i++)
-    count += (uint32_t)weft_slot_is_failure(group->slots[i]);
-  return count;
 }

@@ -27,18 +27,17 @@ typedef struct call {
 
 /* When the older half of the tasks is forgotten, their room serves those to come. */
 static int reuse_slots(weft_group_body *group) {
-  uint32_t used = group->count - group->base, gone = 0, failed = 0;
+  uint32_t used = group->count - group->base, gone = 0;
   uint32_t handed_out = group->completed - group->order_base;
   while (gone < used && weft_slot_is_ended(group->slots[gone]) &&
          (uintptr_t)group->slots[gone] & WEFT_SLOT_FORGOTTEN)
-    failed += (uint32_t)weft_slot_is_failure(group->slots[gone++]);
+    gone++;
   if (gone < group->capacity / 2 || handed_out < group->capacity / 2)
     return 0;
   memmove(group->slots, group->slots + gone, (used - gone) * sizeof *group->slots);
   memmove(group->order, group->order + handed_out,
           (group->drained - group->completed) * sizeof *group->order);
   group->base += gone;
-  group->base_failures += failed;
   group->order_base = group->completed;
   return 1;
 }

@@ -116,7 +116,7 @@ static int cancel_group(lua_State *L) {
 static int group_stats(lua_State *L) {
   weft_group_body *group = weft_check_group(L, "group:stats");
   weft_group_drain(group, L, 1);
-  uint32_t failed = weft_group_failures(group);
+  uint32_t failed = group->failures;
   lua_createtable(L, 0, 4);
   weft_push_integer(L, group->count);
   lua_setfield(L, -2, "started");

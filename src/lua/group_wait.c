@@ -11,7 +11,7 @@
 
 #include <stdio.h>
 
-/* Pushes { kind = "joined", errors = {…}, message } of all weft_group_failures, in the order of go.
+/* Pushes { kind = "joined", errors = {…}, message } of all failures, in the order of go.
  */
 static void push_joined(weft_group_body *group, lua_State *L, int errors, uint32_t count) {
   int listed = 0;
@@ -70,7 +70,7 @@ static int push_outcome(weft_group_body *group, lua_State *L) {
   weft_error *first = group->core ? weft_group_first_error(group->core) : NULL;
   raise_if_echo(group, L, first);
   group->told = group->count;
-  uint32_t failed = group->core && !first ? 0 : weft_group_failures(group);
+  uint32_t failed = group->core && !first ? 0 : group->failures;
   if (!first && !failed)
     return 1;
   weft_push_group_field(L, 1, WEFT_GROUP_ERRORS);

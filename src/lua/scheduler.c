@@ -331,10 +331,11 @@ void weft_scheduler_close(weft_scheduler *scheduler) {
   scheduler->is_closing = 1;
   if (scheduler->guests)
     weft_guests_free(scheduler);
-  if (scheduler->inbox)
+  if (scheduler->inbox) {
     abandon_all(scheduler);
-  if (scheduler->inbox)
+    weft_scheduler_await_watches(scheduler);
     weft_scheduler_take_inbox(scheduler); /* messages that came before */
+  }
   while (scheduler->blocks) {
     weft_fiber_block *block = scheduler->blocks;
     scheduler->blocks = block->next;

@@ -8,7 +8,10 @@
 
 #include "guest.h"
 #include "mem.h"
+#include "platform.h"
 #include "ptrmap.h"
+
+#include <sched.h>
 
 enum { WATCH_BUCKETS = 256 };
 
@@ -202,6 +205,17 @@ int weft_scheduler_take_inbox(weft_scheduler *scheduler) {
     count++;
   }
   return count;
+}
+
+/* Whoever has cancelled a context pushes its watches after its walk down the tree, which may be
+ * long; in the child of a fork it is not there any more. */
+void weft_scheduler_await_watches(weft_scheduler *scheduler) {
+  if (scheduler->process != weft_process_generation())
+    return;
+  for (int i = 0; i < WATCH_BUCKETS; i++)
+    while (scheduler->watches[i])
+      if (!weft_scheduler_take_inbox(scheduler))
+        sched_yield();
 }
 
 void weft_scheduler_interrupt(weft_task *task) {
