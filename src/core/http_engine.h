@@ -161,6 +161,7 @@ typedef struct weft_http_settings {
   const char *http_proxy, *https_proxy; /* "": none */
   const char *no_proxy;
   const char *ca_bundle; /* "": none was found, libcurl's own defaults hold */
+  char codings[64];      /* the header that offers what libcurl can decompress; "": nothing */
 } weft_http_settings;
 
 typedef struct weft_http_counters {

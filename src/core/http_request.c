@@ -16,7 +16,7 @@
 
 enum {
   MAX_HEAD = 512 << 10, /* of a request: libcurl builds it in a buffer of 1 MiB */
-  OWN_HEADERS = 2,      /* lines that the engine adds */
+  OWN_HEADERS = 3,      /* lines that the engine adds */
   SURE_BODY = 1024,     /* no libcurl sends Expect by itself for a body of at most this size */
 };
 
@@ -176,11 +176,14 @@ static int is_repeatable(const weft_http_request *request, const char *method) {
 static void put_headers(weft_http_transfer *transfer, struct curl_slist *nodes, char **cursor,
                         const weft_http_request *request) {
   static char no_expect[] = "Expect:", no_type[] = "Content-Type:";
+  char *codings = (char *)weft_http_settings_get()->codings; /* libcurl only reads it */
   struct curl_slist *end = nodes;
   if (transfer->has_body && request->body.size > SURE_BODY)
     append_line(&end, no_expect);
   if (transfer->has_body && !has_header(request, "Content-Type"))
     append_line(&end, no_type); /* not the form type that libcurl would choose */
+  if (request->decompress && *codings && !has_header(request, "Accept-Encoding"))
+    append_line(&end, codings); /* libcurl would write it into a text first, then into the head */
   for (size_t i = 0; i < request->header_count; i++)
     append_line(&end, put_header(cursor, &request->headers[i]));
   for (struct curl_slist *node = nodes; node + 1 < end; node++)

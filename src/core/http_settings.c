@@ -11,6 +11,7 @@
 #include "mem.h"
 #include "platform.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -77,12 +78,35 @@ static int find_ca_bundle(void) {
   return settings.ca_bundle != NULL;
 }
 
+/* As libcurl would write it, but once. */
+static void list_codings(void) {
+  static const struct {
+    int feature;
+    const char *names;
+  } known[] = {
+      {CURL_VERSION_LIBZ, "deflate, gzip"},
+#ifdef CURL_VERSION_BROTLI
+      {CURL_VERSION_BROTLI, "br"},
+#endif
+#ifdef CURL_VERSION_ZSTD
+      {CURL_VERSION_ZSTD, "zstd"},
+#endif
+  };
+  int features = curl_version_info(CURLVERSION_NOW)->features;
+  for (size_t i = 0, used = 0; i < sizeof known / sizeof *known; i++)
+    if (features & known[i].feature)
+      used += (size_t)snprintf(settings.codings + used, sizeof settings.codings - used, "%s%s",
+                               used ? ", " : "Accept-Encoding: ", known[i].names);
+}
+
 const weft_http_settings *weft_http_settings_get(void) {
   if (atomic_load_explicit(&is_ready, memory_order_acquire))
     return &settings;
   pthread_mutex_lock(&lock);
-  if (!is_ready && curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK)
+  if (!is_ready && curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK) {
+    list_codings();
     is_ready = read_proxies() && find_ca_bundle();
+  }
   int has_settings = is_ready;
   pthread_mutex_unlock(&lock);
   return has_settings ? &settings : NULL;
