@@ -181,7 +181,6 @@ void weft_http_publish(weft_http_transfer *ended) {
     weft_waitlist_claim_all(&transfer->waiters, &woken);
   }
   pthread_mutex_unlock(&lock);
-  weft_wake(woken);
   while (ended) {
     weft_http_transfer *next = ended->next;
     weft_http_census(ended, 0);
@@ -190,6 +189,7 @@ void weft_http_publish(weft_http_transfer *ended) {
     weft_http_transfer_release(ended);
     ended = next;
   }
+  weft_wake(woken);
 }
 
 /* ---- aborting ---- */
