@@ -3,8 +3,9 @@
  * usage: client calls  URL IN_FLIGHT CALLS [CA_FILE [h1]]   prints "cpu<TAB>microseconds a call", …
  *        client cancel URL COUNT                            aborts COUNT calls that are in flight
  *
- * A URL with /chat/ in it is asked by POST. One thread starts transfers and takes what has
- * finished, as a scheduler does: through an inbox.
+ * A URL with /chat/ in it is asked as a model is: by POST, with a key, and for `calls` with a
+ * prompt that makes the body 1 KB. One thread starts transfers and takes what has finished, as a
+ * scheduler does: through an inbox.
  */
 #include "clock.h"
 #include "http.h"
@@ -24,7 +25,9 @@ typedef struct call {
   weft_http_transfer *transfer;
 } call;
 
-static const char chat[] = "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}";
+enum { PROMPT = 966 };
+static char chat[1100];
+static weft_http_header headers[2];
 static weft_inbox *inbox;
 static weft_http_request request;
 static long failed;
@@ -150,6 +153,21 @@ static int measure_cancel(long count) {
   _exit(0); /* the tick goes on for ever */
 }
 
+static void set_chat(int is_large) {
+  char prompt[PROMPT + 1];
+  memset(prompt, 'x', PROMPT);
+  snprintf(chat, sizeof chat,
+           "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"%.*s\"}]}",
+           is_large ? PROMPT : 1, prompt);
+  headers[0] = (weft_http_header){weft_http_text_of("Authorization"),
+                                  weft_http_text_of("Bearer sk-0123456789abcdef0123456789abcdef")};
+  headers[1] =
+      (weft_http_header){weft_http_text_of("Content-Type"), weft_http_text_of("application/json")};
+  request.body = weft_http_text_of(chat);
+  request.headers = headers;
+  request.header_count = 2;
+}
+
 int main(int argc, char **argv) {
   if (argc < 4)
     return 2;
@@ -158,7 +176,7 @@ int main(int argc, char **argv) {
   if (argc > 5 && *argv[5])
     request.ca_file = weft_http_text_of(argv[5]);
   if (strstr(argv[2], "/chat/"))
-    request.body = weft_http_text_of(chat);
+    set_chat(strcmp(argv[1], "calls") == 0);
   request.method = weft_http_text_of(request.body.size ? "POST" : "GET");
   request.no_http2 = argc > 6 && strcmp(argv[6], "h1") == 0;
   if (strcmp(argv[1], "cancel") == 0)

@@ -72,8 +72,10 @@ local function show(title, who, results, key, unit, targets)
   end
 end
 
+local TINY, CHAT = "/", "/v1/chat/completions"
+
 local function calls(title, url, in_flight, count, who, targets, more)
-  local arguments = ("calls %s/ %d %d %s"):format(url, in_flight, count, more or "")
+  local arguments = ("calls %s %d %d %s"):format(url, in_flight, count, more or "")
   local results = compare(who, arguments)
   show(title, who, results, "cpu", "us", targets)
   return results
@@ -82,15 +84,21 @@ end
 local ours = { GO, C, L54, JIT }
 local everybody = { GO, C, L54, JIT, PEER }
 local at_most = { [C] = "0.70 of Go's", [L54] = "0.90 of Go's" }
-
-local at_64 = calls("client CPU a call, 64 in flight, kept connections", plain, 64, 40000, everybody, at_most)
-calls("1,000 in flight", plain, 1000, 40000, everybody, at_most)
-local many = calls("10,000 in flight over 10,000 connections", plain, 10000, 60000, { GO, C, L54, JIT }, {})
-print(("    weft, C: %.2f of its cost at 64   target: 1.50"):format(many[C].cpu / at_64[C].cpu))
+local over_tls = { [C] = "0.70 of Go's" }
 local quoted = "'" .. ca .. "'"
-calls("64 in flight over TLS, HTTP/1.1", tls, 64, 20000, ours, { [C] = "0.70 of Go's" }, quoted .. " h1")
-calls("1,000 in flight over TLS, HTTP/1.1", tls, 1000, 20000, ours, { [C] = "0.70 of Go's" }, quoted .. " h1")
-calls("64 in flight over TLS, HTTP/2", tls, 64, 20000, ours, {}, quoted)
+
+calls("client CPU a model call, 64 in flight, kept connections: POST of 1 KB with a key, answer of 1.2 KB",
+  plain .. CHAT, 64, 40000, ours, at_most)
+calls("1,000 in flight", plain .. CHAT, 1000, 40000, ours, at_most)
+calls("64 in flight over TLS, HTTP/1.1", tls .. CHAT, 64, 20000, ours, over_tls, quoted .. " h1")
+calls("1,000 in flight over TLS, HTTP/1.1", tls .. CHAT, 1000, 20000, ours, over_tls, quoted .. " h1")
+calls("64 in flight over TLS, HTTP/2", tls .. CHAT, 64, 20000, ours, {}, quoted)
+local at_64 = calls("a GET without headers of its own, answer of 42 bytes, 64 in flight", plain .. TINY, 64, 40000, everybody, at_most)
+calls("1,000 in flight", plain .. TINY, 1000, 40000, everybody, at_most)
+local many = calls("10,000 in flight over 10,000 connections", plain .. TINY, 10000, 60000, ours, {})
+print(("    weft, C: %.2f of its cost at 64   target: 1.50"):format(many[C].cpu / at_64[C].cpu))
+calls("64 in flight over TLS, HTTP/1.1", tls .. TINY, 64, 20000, ours, over_tls, quoted .. " h1")
+calls("1,000 in flight over TLS, HTTP/1.1", tls .. TINY, 1000, 20000, ours, over_tls, quoted .. " h1")
 
 local kept = { GO, C }
 local function memory(title, url, in_flight, target, more)

@@ -32,7 +32,8 @@ late wait 0.2
 late never 3600
 openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1 \
   -keyout "$folder/key.pem" -out "$folder/cert.pem" 2>/dev/null
-sed -e "s|@FOLDER@|$folder|g; s|@PORT@|$port|; s|@TLS_PORT@|$((port + 1))|; s|@SLOW@|$(cat "$folder/slow.port")|" \
+text=$(printf 'The quick brown fox jumps over it. %.0s' $(seq 26))
+sed -e "s|@TEXT@|$text|" -e "s|@FOLDER@|$folder|g; s|@PORT@|$port|; s|@TLS_PORT@|$((port + 1))|; s|@SLOW@|$(cat "$folder/slow.port")|" \
   bench/http/nginx.conf.in >"$folder/nginx.conf"
 nginx -p "$folder" -e "$folder/error.log" -c "$folder/nginx.conf"
 

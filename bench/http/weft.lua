@@ -5,8 +5,12 @@ local weft = require "weft"
 
 local mode, url, in_flight, calls = arg[1], arg[2], tonumber(arg[3]), tonumber(arg[4])
 local ca_file = arg[5] ~= "" and arg[5] or nil
-local body = url:find("/chat/", 1, true) and '{"model":"m","messages":[{"role":"user","content":"x"}]}' or nil
-local client = weft.http.client { ca_file = ca_file, http2 = arg[6] ~= "h1" }
+local body, headers
+if url:find("/chat/", 1, true) then
+  body = ('{"model":"m","messages":[{"role":"user","content":"%s"}]}'):format(("x"):rep(mode == "calls" and 966 or 1))
+  headers = { Authorization = "Bearer sk-0123456789abcdef0123456789abcdef", ["Content-Type"] = "application/json" }
+end
+local client = weft.http.client { ca_file = ca_file, http2 = arg[6] ~= "h1", headers = headers }
 
 local function run(count)
   local left = count

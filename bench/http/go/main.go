@@ -39,10 +39,17 @@ func transport(inFlight int) *http.Transport {
 	return t
 }
 
+var chat string // what a URL with /chat/ in it is sent
+
 func ask(client *http.Client, url string) (*http.Response, error) {
 	if strings.Contains(url, "/chat/") {
-		body := `{"model":"m","messages":[{"role":"user","content":"x"}]}`
-		return client.Post(url, "application/json", strings.NewReader(body))
+		req, err := http.NewRequest("POST", url, strings.NewReader(chat))
+		if err != nil {
+			return nil, err
+		}
+		req.Header.Set("Authorization", "Bearer sk-0123456789abcdef0123456789abcdef")
+		req.Header.Set("Content-Type", "application/json")
+		return client.Do(req)
 	}
 	return client.Get(url)
 }
@@ -71,6 +78,11 @@ func main() {
 	inFlight, _ := strconv.Atoi(os.Args[3])
 	calls, _ := strconv.Atoi(os.Args[4])
 	client := &http.Client{Transport: transport(inFlight)}
+	prompt := 1
+	if os.Args[1] == "calls" {
+		prompt = 966
+	}
+	chat = `{"model":"m","messages":[{"role":"user","content":"` + strings.Repeat("x", prompt) + `"}]}`
 	_, before := usage()
 	if os.Args[1] == "calls" {
 		run(client, os.Args[2], inFlight, inFlight*2)
