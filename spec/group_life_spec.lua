@@ -255,6 +255,36 @@ describe("a group's life:", function()
     end)
   end)
 
+  it("is not left before its tasks have ended, though the task that leaves it is cancelled", function()
+    local gate, order = weft.channel(), {}
+    local group = weft.group { pool = weft.inline, collect = true }
+    local task = group:go(function()
+      local inner = weft.group { pool = weft.inline }
+      inner:go(function()
+        weft.shield(3600, function()
+          gate:recv()
+        end)
+        order[#order + 1] = "its task"
+      end)
+      weft.sleep(0) -- so that it starts
+      inner:close()
+      order[#order + 1] = "left"
+    end)
+    local function settle()
+      for _ = 1, 5 do
+        weft.sleep(0)
+      end
+    end
+    settle()
+    task:cancel()
+    settle()
+    assert.same({}, order)
+    gate:send(true)
+    task:wait()
+    assert.same({ "its task", "left" }, order)
+    group:close()
+  end)
+
   describe("nesting", function()
     it("three deep returns results", function()
       local function add_up(_, depth)
