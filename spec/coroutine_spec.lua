@@ -13,6 +13,8 @@ local script = require "spec.support.script"
 local weft = require "weft"
 
 local on_54 = _VERSION == "Lua 5.4"
+local it_with_processes = os.getenv("WEFT_SAN") == "thread" and function() end or it
+local has_slices = on_54 and os.getenv "WEFT_SAN" ~= "thread" -- that delays signals until the next system call
 
 -- One task; what it returned, or its error.
 local function run(pool, fn, ...)
@@ -376,6 +378,38 @@ local function describe_tasks(title, get_pool)
         assert.equal("closed", (ch:try_recv()))
         assert.equal("cancelled", (ch:try_recv()))
       end)
+
+      it("wait for their groups when an error leaves them", function()
+        local ended, started = weft.channel(2), weft.channel(0)
+        local group = weft.group { pool = pool }
+        local source = [[
+          local weft, pool, ended, started = ...
+          local step = coroutine.wrap(function()
+            local inner <close> = weft.group { pool = pool }
+            inner:go(function()
+              started:send(true)
+              pcall(weft.sleep, math.huge)
+              weft.shield(60, function() weft.sleep(0.01) end)
+              ended:try_send "its task"
+            end)
+            coroutine.yield()
+            weft.sleep(math.huge)
+          end)
+          step()
+          local _, err = pcall(step)
+          ended:try_send(err.kind)
+        ]]
+        local is_inline = pool == weft.inline
+        group:go(function()
+          assert(load(source))(weft, is_inline and weft.inline or nil, ended, started)
+        end)
+        started:recv()
+        group:cancel()
+        group:wait()
+        group:close()
+        assert.equal("its task", (ended:try_recv()))
+        assert.equal("canceled", (ended:try_recv()))
+      end)
     end
   end)
 end
@@ -533,7 +567,9 @@ describe("coroutines that tasks of weft.inline share", function()
       assert.is_true(coroutine.close(co))
       assert.matches("cannot close a running coroutine", select(2, pcall(coroutine.close, coroutine.running())))
     end)
+  end
 
+  if has_slices then
     it("cannot be resumed where another task's time slice ended", function()
       local pool = weft.pool { threads = 1 }
       local out, err = run(pool, function()
@@ -593,6 +629,26 @@ describe("coroutines outside of tasks", function()
     end), nil, nil, nil)))
   end)
 
+  it("cannot be resumed while they run, nor when they are dead", function()
+    local step, inner
+    step = coroutine.wrap(function()
+      inner = select(2, pcall(step, 1, 2, 3))
+      return "done"
+    end)
+    assert.equal("done", step())
+    assert.matches("cannot resume [%a-]+ coroutine$", inner)
+    for _ = 1, 2 do
+      assert.matches("cannot resume dead coroutine$", select(2, pcall(step, 1)))
+    end
+    local co
+    co = coroutine.create(function()
+      return coroutine.resume(co, 1)
+    end)
+    local _, ok, why = coroutine.resume(co)
+    assert.is_false(ok)
+    assert.matches("cannot resume [%a-]+ coroutine$", why)
+  end)
+
   it("refuse what is no function, and what is no coroutine", function()
     assert.matches("function expected", select(2, pcall(coroutine.wrap, 5)))
     assert.matches("coroutine expected", select(2, pcall(coroutine.resume, 5)))
@@ -616,7 +672,7 @@ describe("copies of coroutine's functions from before weft was loaded", function
     return script.run(early .. source).out
   end
 
-  it("tell a task that it cannot block in there", function()
+  it_with_processes("tell a task that it cannot block in there", function()
     local out = told [[
       local function try(fn)
         local _, err = weft.scope(nil, { pool = weft.inline }, function(group) group:go(fn) end)
@@ -632,7 +688,7 @@ describe("copies of coroutine's functions from before weft was loaded", function
     assert.equal(line:rep(4), out)
   end)
 
-  it("work as ever where nothing blocks, and may be sent", function()
+  it_with_processes("work as ever where nothing blocks, and may be sent", function()
     local out = told [[
       print(wrap(function(a) return a end)(5), select(2, resume(create(function() return 6 end))))
       print(assert(weft.all(nil, { function()
@@ -642,7 +698,7 @@ describe("copies of coroutine's functions from before weft was loaded", function
     assert.equal("5\t6\n7\n", out)
   end)
 
-  it("cannot steal a task's wait", function()
+  it_with_processes("cannot steal a task's wait", function()
     local out = told [[
       local ch = weft.channel(0)
       local co = coroutine.create(function() return (ch:recv()) end)
@@ -663,7 +719,7 @@ describe("copies of coroutine's functions from before weft was loaded", function
   end)
 end)
 
-if on_54 and os.getenv "WEFT_SAN" ~= "thread" then -- it delays signals until the next system call
+if has_slices then
   describe("coroutines that never end", function()
     before_each(leaks.before)
     after_each(leaks.after)

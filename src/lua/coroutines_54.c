@@ -164,8 +164,32 @@ static int resume_coroutine(lua_State *L) {
   return start(L, co, lua_gettop(L) - 1, 0);
 }
 
+/* It has base and function on its stack, and has not started. */
+static int is_new(lua_State *co) {
+  lua_Debug frame;
+  return lua_status(co) == LUA_OK && !lua_getstack(co, 0, &frame) && lua_gettop(co) == 2;
+}
+
 static int call_wrapped(lua_State *L) {
-  return start(L, coroutine_of(L, 1), lua_gettop(L), 1);
+  lua_State *co = coroutine_of(L, 1);
+  int nargs = lua_gettop(L);
+  if (is_new(co)) { /* the function is its base's first argument */
+    lua_xmove(co, L, 1);
+    lua_insert(L, 1);
+    nargs++;
+  }
+  return start(L, co, nargs, 1);
+}
+
+/* Below the function of a wrapped coroutine: what an error closes is closed while the coroutine can
+ * still yield, so that a group in there waits for its tasks. */
+static int finish_base(lua_State *L, int status, lua_KContext unused) {
+  (void)unused;
+  return status == LUA_OK || status == LUA_YIELD ? lua_gettop(L) : lua_error(L);
+}
+
+static int run_base(lua_State *L) {
+  return finish_base(L, lua_pcallk(L, lua_gettop(L) - 1, LUA_MULTRET, 0, 0, finish_base), 0);
 }
 
 /*** As Lua's own, but a blocking call in the coroutine parks the task.
@@ -177,6 +201,7 @@ static int wrap_function(lua_State *L) {
   lua_settop(L, 1);
   lua_pushvalue(L, lua_upvalueindex(1));
   lua_State *co = lua_newthread(L);
+  lua_pushcfunction(co, run_base);
   lua_pushvalue(L, 1);
   lua_xmove(L, co, 1);
   lua_pushcclosure(L, call_wrapped, 2);
