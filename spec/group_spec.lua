@@ -90,6 +90,31 @@ describe("a group", function()
       assert.same({ "a", "b", n = 2 }, group:wait())
     end)
 
+    it("wakes each of many, who wait for one task each, by the end of that one", function()
+      local n = 300
+      local gates, order = {}, {}
+      for i = 1, n do
+        gates[i] = weft.channel(1)
+        table.insert(order, math.random(i), i)
+      end
+      weft.scope(function(pool_group)
+        local tasks = {}
+        for i = 1, n do
+          tasks[i] = pool_group:go(function(_, gate) return (gate:recv()) end, gates[i])
+        end
+        weft.scope(nil, { pool = weft.inline }, function(waiters)
+          local seen = weft.channel()
+          for i = 1, n do
+            waiters:go(function() seen:send { i, (tasks[i]:wait()) } end)
+          end
+          for _, i in ipairs(order) do
+            gates[i]:send(i * 10)
+            assert.same({ i, i * 10 }, (seen:recv()))
+          end
+        end)
+      end)
+    end)
+
     it("hands all values of a task to task:wait, nil included", function()
       local group = new_group()
       local task = group:go(function()

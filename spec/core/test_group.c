@@ -254,6 +254,33 @@ static void ended_tasks_come_in_order(void) {
   finish(group, pool);
 }
 
+static void a_task_wakes_those_who_wait_for_it(void) {
+  weft_pool *pool = new_pool(1, 0);
+  weft_group *group = new_group(pool, 0);
+  weft_task *first = weft_task_new(group), *second = weft_task_new(group);
+  probe for_first, for_second, for_any, for_all;
+  probe *probes[] = {&for_first, &for_second, &for_any, &for_all};
+  for (size_t i = 0; i < COUNT(probes); i++)
+    probe_init(probes[i]);
+  for_first.waiter.slot = first;
+  for_second.waiter.slot = second;
+  weft_group_add(group, 2);
+  for (size_t i = 0; i < COUNT(probes); i++) {
+    uint32_t below = probes[i] == &for_all ? 1 : WEFT_GROUP_PROGRESS;
+    CHECK(weft_group_wait_below(group, below, &probes[i]->waiter) == 1);
+  }
+  weft_task_end(second, WEFT_TASK_DONE);
+  CHECK(for_second.wakes == 1 && for_any.wakes == 1);
+  CHECK(for_first.wakes == 0 && for_all.wakes == 0);
+  CHECK(weft_group_take_ended(group) == second);
+  weft_task_free(second);
+  weft_task_end(first, WEFT_TASK_DONE);
+  CHECK(for_first.wakes == 1 && for_all.wakes == 1);
+  CHECK(for_second.wakes == 1 && for_any.wakes == 1);
+  CHECK(!weft_group_has_waiters(group));
+  finish(group, pool);
+}
+
 /* ---- pools ---- */
 
 static void close_waits_for_tasks(void) {
@@ -483,6 +510,7 @@ int main(void) {
   check_run("group: a dropped one ends by itself", a_dropped_group_ends_by_itself);
   check_run("group: a refused task does not hide the end", a_refused_task_does_not_hide_the_end);
   check_run("group: ended tasks come in order", ended_tasks_come_in_order);
+  check_run("group: a task wakes those who wait for it", a_task_wakes_those_who_wait_for_it);
   check_run("pool: close waits for tasks", close_waits_for_tasks);
   check_run("pool: unused, it has no threads", an_unused_pool_has_no_threads);
   check_run("pool: a full queue makes go wait", a_full_queue_makes_go_wait);

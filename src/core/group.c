@@ -71,34 +71,47 @@ static void set_wake_below(weft_group *group, uint32_t below) {
   atomic_fetch_add(&group->state, change << WAKE_SHIFT);
 }
 
+/* After a waiter has left; it ends at the first that wants as much as before. */
 static void forget_gone_waiters(weft_group *group) {
   uint32_t below = 0;
-  for (weft_waiter *waiter = group->waiters.head; waiter; waiter = waiter->next)
+  for (weft_waiter *waiter = group->waiters.head; waiter && below < group->wake_below;
+       waiter = waiter->next)
     if (waiter->weight > below)
       below = waiter->weight;
   if (below != group->wake_below)
     set_wake_below(group, below);
 }
 
-/* Claims those waiters for whom few enough tasks run. Called under lock. */
-static void claim_waiters(weft_group *group, uint32_t running, weft_wait **woken) {
-  weft_waiter *waiter = group->waiters.head;
-  while (waiter) {
-    weft_waiter *next = waiter->next;
-    if (running < waiter->weight)
-      weft_waitlist_claim(&group->waiters, waiter, woken);
-    waiter = next;
-  }
-  forget_gone_waiters(group);
+/* Whether it waits for this: `running` are left, and `ended` is the task that has left, if one has.
+ */
+static int is_awaited(const weft_waiter *waiter, uint32_t running, const weft_task *ended) {
+  int is_for_one = waiter->weight == WEFT_GROUP_PROGRESS && waiter->slot;
+  return is_for_one ? waiter->slot == ended : running < waiter->weight;
 }
 
-/* Takes shares away under the lock, which whoever frees the group has held after us. */
-static int leave_slowly(weft_group *group, uint32_t count) {
+/* Called under lock. */
+static void claim_waiters(weft_group *group, uint32_t running, const weft_task *ended,
+                          weft_wait **woken) {
+  uint32_t below = 0;
+  for (weft_waiter *waiter = group->waiters.head, *next; waiter; waiter = next) {
+    next = waiter->next;
+    if (is_awaited(waiter, running, ended))
+      weft_waitlist_claim(&group->waiters, waiter, woken);
+    else if (waiter->weight > below)
+      below = waiter->weight;
+  }
+  if (below != group->wake_below)
+    set_wake_below(group, below);
+}
+
+/* Takes shares away under the lock, which whoever frees the group has held after us. `ended` may
+ * have been freed. */
+static int leave_slowly(weft_group *group, uint32_t count, const weft_task *ended) {
   weft_wait *woken = NULL;
   pthread_mutex_lock(&group->lock);
   uint32_t left = (uint32_t)atomic_fetch_sub(&group->state, count) - count;
   if (left > 0)
-    claim_waiters(group, left - 1, &woken);
+    claim_waiters(group, left - 1, ended, &woken);
   pthread_mutex_unlock(&group->lock);
   if (left == 0)
     destroy(group);
@@ -108,12 +121,12 @@ static int leave_slowly(weft_group *group, uint32_t count) {
 }
 
 /* 1 when somebody was woken. */
-static int leave(weft_group *group, uint32_t count) {
+static int leave(weft_group *group, uint32_t count, const weft_task *ended) {
   uint64_t state = atomic_load_explicit(&group->state, memory_order_relaxed);
   while ((uint32_t)state > count && (uint32_t)state - count > state >> WAKE_SHIFT)
     if (atomic_compare_exchange_weak(&group->state, &state, state - count))
       return 0; /* neither the last nor waited for: the group is not ours to touch any more */
-  return leave_slowly(group, count);
+  return leave_slowly(group, count, ended);
 }
 
 /* In the child of a fork its tasks are not there: it is never freed, and nobody waits for it. */
@@ -123,7 +136,7 @@ static int is_of_other_process(const weft_group *group) {
 
 void weft_group_drop(weft_group *group) {
   if (!is_of_other_process(group))
-    leave_slowly(group, 1);
+    leave_slowly(group, 1, NULL);
 }
 
 void weft_group_add(weft_group *group, uint32_t count) {
@@ -131,7 +144,7 @@ void weft_group_add(weft_group *group, uint32_t count) {
 }
 
 void weft_group_unadd(weft_group *group, uint32_t count) {
-  leave(group, count); /* the last real task may have ended, with somebody waiting for that */
+  leave(group, count, NULL); /* the last real task may have ended, with somebody waiting for that */
 }
 
 int weft_group_task_ended(weft_group *group, weft_task *task) {
@@ -140,7 +153,7 @@ int weft_group_task_ended(weft_group *group, weft_task *task) {
     task->next = head;
   while (!atomic_compare_exchange_weak_explicit(&group->ended, &head, task, memory_order_release,
                                                 memory_order_relaxed));
-  return leave(group, 1);
+  return leave(group, 1, task);
 }
 
 weft_task *weft_group_take_ended(weft_group *group) {
@@ -196,14 +209,15 @@ int weft_group_wait_below(weft_group *group, uint32_t below, weft_waiter *waiter
   if (is_of_other_process(group))
     return 0;
   pthread_mutex_lock(&group->lock);
-  if (below > group->wake_below) /* before the look: a leaver sees it, or we see him */
+  uint32_t before = group->wake_below;
+  if (below > before) /* before the look: a leaver sees it, or we see him */
     set_wake_below(group, below);
   int must_wait = !is_reached(group, below);
   if (must_wait) {
     waiter->weight = below;
     weft_waitlist_push(&group->waiters, waiter);
-  } else {
-    forget_gone_waiters(group);
+  } else if (below > before) {
+    set_wake_below(group, before);
   }
   pthread_mutex_unlock(&group->lock);
   return must_wait;

@@ -62,7 +62,8 @@ weft_task *weft_group_take_ended(weft_group *group);
 enum { WEFT_GROUP_PROGRESS = UINT32_MAX };
 /* Queues a waiter for the moment when fewer than `below` tasks run, or, with
  * WEFT_GROUP_PROGRESS, when any more has ended than was taken. Returns 0 without queueing when
- * that is so already, and in a process that the group was not made in. */
+ * that is so already, and in a process that the group was not made in. With WEFT_GROUP_PROGRESS the
+ * waiter's slot may be a task: then it is woken by the end of that one alone. */
 int weft_group_wait_below(weft_group *group, uint32_t below, weft_waiter *waiter);
 void weft_group_unwait(weft_group *group, weft_waiter *waiter);
 

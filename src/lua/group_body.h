@@ -111,7 +111,9 @@ void weft_group_settle(weft_group_body *group);
 void weft_leave_group_park(weft_park *park);
 /* The `finish` of calls that look again at each task that ends, and such a park. */
 int weft_finish_progress(lua_State *L, weft_park *park, int source);
-int weft_park_for_progress(lua_State *L, const weft_park_op *op, weft_group_body *group);
+/* `index`: of the task whose end it waits for, or 0 for that of any. */
+int weft_park_for_progress(lua_State *L, const weft_park_op *op, weft_group_body *group,
+                           uint32_t index);
 
 /* The `describe` of both: how many tasks are to go. */
 void weft_describe_group(const weft_park *park, char *text, size_t size);

@@ -99,7 +99,7 @@ static int wait_task(lua_State *L) {
     if (!is_running(ref))
       return push_task_outcome(L, 2, ref);
     lua_settop(L, 1);
-    rc = weft_park_for_progress(L, &wait_task_op, ref.group);
+    rc = weft_park_for_progress(L, &wait_task_op, ref.group, ref.index);
   } while (rc == WEFT_AGAIN);
   return rc;
 }

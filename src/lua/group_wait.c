@@ -157,9 +157,19 @@ int weft_finish_progress(lua_State *L, weft_park *park, int source) {
   return WEFT_AGAIN;
 }
 
-int weft_park_for_progress(lua_State *L, const weft_park_op *op, weft_group_body *group) {
+/* The core task of an index, or NULL when it has ended, as may be found after anything that runs
+ * Lua. */
+static weft_task *running_task(weft_group_body *group, uint32_t index) {
+  weft_task *slot = index > group->base ? *weft_slot_of(group, index) : NULL;
+  return weft_slot_is_ended(slot) ? NULL : slot;
+}
+
+int weft_park_for_progress(lua_State *L, const weft_park_op *op, weft_group_body *group,
+                           uint32_t index) {
   weft_group_settle(group);
   weft_park *park = weft_park_begin(group->state, L, op, group->core);
+  if (index && !(park->waiter.slot = running_task(group, index)))
+    return WEFT_AGAIN;
   if (!weft_group_wait_below(group->core, WEFT_GROUP_PROGRESS, &park->waiter))
     return WEFT_AGAIN;
   return weft_park_wait(group->state, L, park, weft_current_context(group->state, L, 0));
@@ -194,7 +204,7 @@ static int next_completed(lua_State *L) {
       return push_completed(group, L);
     if (!group->core || group->drained == group->count)
       return 0;
-    rc = weft_park_for_progress(L, &completed_op, group);
+    rc = weft_park_for_progress(L, &completed_op, group, 0);
   } while (rc == WEFT_AGAIN);
   return rc;
 }
