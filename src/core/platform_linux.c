@@ -9,7 +9,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/futex.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,6 +22,9 @@
 
 /* ---- sleeping ---- */
 
+/* The kernel's own, whose headers not every C library brings along (musl). */
+enum { WAIT_PRIVATE = 128, WAKE_PRIVATE = 129 };
+
 static struct timespec *time_left(uint64_t until_ns, struct timespec *left) {
   if (until_ns == WEFT_NEVER_NS)
     return NULL;
@@ -35,11 +37,11 @@ static struct timespec *time_left(uint64_t until_ns, struct timespec *left) {
 
 void weft_word_sleep(_Atomic uint32_t *word, uint32_t expected, uint64_t until_ns) {
   struct timespec left;
-  syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, time_left(until_ns, &left), NULL, 0);
+  syscall(SYS_futex, word, WAIT_PRIVATE, expected, time_left(until_ns, &left), NULL, 0);
 }
 
 void weft_word_wake(_Atomic uint32_t *word) {
-  syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+  syscall(SYS_futex, word, WAKE_PRIVATE, 1, NULL, NULL, 0);
 }
 
 void weft_lock_init_short(pthread_mutex_t *lock) {
