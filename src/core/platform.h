@@ -19,9 +19,9 @@
 /* What Lua's own limits on nesting may need; musl would give a thread 128 KiB, macOS 512. */
 #define WEFT_MIN_STACK_SIZE ((size_t)2 * 1024 * 1024)
 
-/* For what a signal handler reads. glibc would allocate it at the first use in a thread, and keeps
- * some room for such variables of modules that are loaded later; others make it before, or refuse
- * such modules (musl). */
+/* For what a signal handler reads. glibc allocates such a variable at its first use in a thread,
+ * unless it is asked for static memory, of which it keeps some for modules that are loaded later.
+ * musl keeps none and allocates early. On macOS the first use must come before the signal. */
 #ifdef __GLIBC__
 #define WEFT_HANDLER_LOCAL __thread __attribute__((tls_model("initial-exec")))
 #else
