@@ -259,6 +259,12 @@ describe("weft.pipeline", function()
         assert.is_false(ok)
         assert.equal(case[2], (err:gsub("^.-pipeline_spec.lua:%d+: ", "")))
       end
+      local made = weft.pipeline { weft.stage("s", print) }
+      for _, method in ipairs { "run", "stream" } do
+        local ok, err = pcall(function() made[method](made, nil) end)
+        assert.is_false(ok)
+        assert.match("bad argument 'items' to pipeline:" .. method .. ": expected a list or an iterator, got nil", err)
+      end
     end)
   end)
 end)

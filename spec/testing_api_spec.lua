@@ -414,13 +414,13 @@ describe("weft.testing.model_server speaks", function()
       end
       assert.match("^bad argument 'replies%[1%]%.pattern': malformed pattern", message({ replies = { { pattern = "[", reply = "" } } }))
       assert.equal("bad argument 'replies[1].reply': a rule needs a reply", message({ replies = { {} } }))
-      assert.equal("bad argument 'replies.m.txt': unknown option", message({ replies = { m = { txt = "" } } }))
+      assert.match("^bad argument 'replies.m.txt': unknown option; known are .*text", message({ replies = { m = { txt = "" } } }))
       assert.equal("bad argument 'reply.tokens': a reply has only one of text, template, json, tokens",
         message({ reply = { text = "a", tokens = 4 } }))
       assert.equal("bad argument 'reply.json': JSON cannot hold a function at .f", message({ reply = { json = { f = print } } }))
       assert.equal("bad argument 'reply.tool_calls[1].name': a call of a tool needs the name of the tool",
         message({ reply = { tool_calls = { {} } } }))
-      assert.equal("bad argument 'reply[2].usage.inpt': unknown option",
+      assert.equal("bad argument 'reply[2].usage.inpt': unknown option; known are input, output",
         message({ reply = { "a", { usage = { inpt = 1 } } } }))
     end)
   end)

@@ -63,6 +63,12 @@ local function shift_context(ctx, items, opts)
   return ctx, items, opts
 end
 
+local function check_items(what, items)
+  if type(items) ~= "table" and type(items) ~= "function" then
+    check.fail(what, "items", "a list or an iterator", items)
+  end
+end
+
 --- Iterates over results as they complete: `for index, value, err in p:stream(ctx, items) do`.
 -- @function pipeline:stream
 -- @tparam[opt] context ctx
@@ -74,6 +80,7 @@ function pipeline:stream(ctx, items, opts)
   check.self("pipeline:stream", "pipeline", self, pipeline)
   ctx, items, opts = shift_context(ctx, items, opts)
   check.context("pipeline:stream", ctx)
+  check_items("pipeline:stream", items)
   opts = check.options("pipeline:stream", opts, { limit = true, pool = true })
   local stages, gates = self.stages, make_gates(self.stages)
   local run_item = M.run_item
@@ -95,6 +102,7 @@ function pipeline:run(ctx, items, opts)
   check.self("pipeline:run", "pipeline", self, pipeline)
   ctx, items, opts = shift_context(ctx, items, opts)
   check.context("pipeline:run", ctx)
+  check_items("pipeline:run", items)
   opts = check.options("pipeline:run", opts, { limit = true, pool = true, collect = true })
   local run_ctx = (ctx or core.current()):with_cancel()
   local results, errors, n, first = {}, {}, 0, nil

@@ -74,6 +74,16 @@ static const weft_lua_option *find_option(const weft_lua_option *options, const 
   return options->name ? options : NULL;
 }
 
+/* Pushes "unknown option; known are latency, reply". */
+static const char *describe_known(lua_State *L, const weft_lua_option *options) {
+  lua_pushliteral(L, "unknown option; known are ");
+  for (const weft_lua_option *option = options; option->name; option++) {
+    lua_pushfstring(L, "%s%s", option == options ? "" : ", ", option->name);
+    lua_concat(L, 2);
+  }
+  return lua_tostring(L, -1);
+}
+
 /* Raises when the table on top of the stack has a key that is no option. */
 static void refuse_unknown(weft_lua_reader *r, const weft_lua_option *options) {
   lua_State *L = r->L;
@@ -82,7 +92,7 @@ static void refuse_unknown(weft_lua_reader *r, const weft_lua_option *options) {
     bool is_text = lua_type(L, -1) == LUA_TSTRING;
     const char *name = is_text ? lua_tostring(L, -1) : describe(L, -1);
     if (!is_text || !find_option(options, name))
-      weft_lua_option_error(r, name, "unknown option");
+      weft_lua_option_error(r, name, describe_known(L, options));
     lua_pop(L, 1);
   }
 }
