@@ -255,6 +255,10 @@ describe("weft.dict", function()
     assert.equal(2, d:get("b"))
     clock:advance(0.1)
     assert.is_nil(d:get("b"))
+    for i = 1, 20 do -- what has expired makes room, wherever it is kept
+      clock:advance(60)
+      assert.is_true(d:set("key " .. i, i))
+    end
     local long = weft.dict({ ttl = 1000 })
     long:set("a", 1)
     assert.equal(1, long:get("a"))

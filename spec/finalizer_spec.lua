@@ -52,7 +52,7 @@ describe("a finalizer", function()
       sent = sent + (channel:try_send { "from a finalizer", sent } and 1 or 0)
       channel:try_recv()
     end, function()
-      for i = 1, 1500 do
+      for i = 1, 400 do
         -- new code each time: to dump it and to look for its name among modules allocates
         local fn = load("local a, b, c = { x = { 1, 2, 3 } }, 'b', { z = {} } return function() return #a.x, b, c.z, "
           .. i .. " end")()

@@ -418,6 +418,27 @@ describe("values that cannot cross:", function()
     group:close()
   end)
 
+  it("returned from a task make it fail when they cannot be unpacked here", function()
+    for _, collect in ipairs({ false, true }) do
+      local group = weft.group({ collect = collect })
+      group:go(function()
+        return "fine"
+      end)
+      local task = group:go("stranger", function()
+        local metatable = {}
+        require("weft").register("known to the task alone", metatable)
+        return setmetatable({}, metatable)
+      end)
+      local results, err = group:wait()
+      local failure = collect and err.errors[1] or err
+      assert.equal(collect and "fine" or nil, results and results[1])
+      assert.equal(2, failure.index)
+      assert.matches("known to the task alone", tostring(failure))
+      assert.equal("failed", task:status())
+      group:close()
+    end
+  end)
+
   it("over the limit of one message raise", function()
     local big, list = ("x"):rep(64 * 1024 * 1024), {}
     for i = 1, 17 do

@@ -308,6 +308,7 @@ describe("weft.singleflight", function()
           return flights:run("k", function()
             runs = runs + 1
             pcall(ctx.wait, ctx)
+            return nil
           end)
         end)
       end
