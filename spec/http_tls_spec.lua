@@ -138,15 +138,18 @@ describe("TLS", function()
     it("asks for a tunnel, with the login, and sends the proxy nothing else", function()
       for _, method in ipairs { "get", "post" } do
         local proxy = start_proxy()
-        local res = assert(http[method](sites.urls.good .. "/name", { ca_file = sites.ca_file,
-          proxy = through(proxy, "me:pass%2Fword@"), headers = { Connection = "close", ["X-Key"] = "sk-secret" },
-          body = method == "post" and "x" or nil, http2 = false }))
-        assert.same({ 200, " HTTP/1.1" }, { res.status, res.body })
-        assert.is_nil(res.headers["x-of-the-proxy"])
+        for i, ending in ipairs { "keep-alive", "keep-alive", "close" } do
+          local res = assert(http[method](sites.urls.good .. "/name", { ca_file = sites.ca_file,
+            proxy = through(proxy, "me:pass%2Fword@"), headers = { Connection = ending, ["X-Key"] = "sk-secret" },
+            body = method == "post" and "x" or nil, http2 = false }))
+          assert.same({ 200, " HTTP/1.1", i > 1 }, { res.status, res.body, res.timings.reused })
+          assert.is_nil(res.headers["x-of-the-proxy"])
+        end
         proxy.close()
         local head = proxy.results:recv()
         assert.match("\nProxy%-Authorization: Basic bWU6cGFzcy93b3Jk\n", head)
         assert.is_nil(head:find("sk-secret", 1, true))
+        assert.equal(0, #proxy.results) -- one tunnel for all
       end
     end)
 
