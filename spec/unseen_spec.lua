@@ -323,6 +323,22 @@ describe("a group that is dropped", function()
     assert.matches("again$", tostring(reports[2]))
   end)
 
+  it("may be told to a channel", function()
+    local lost = weft.channel(2, "drop_old")
+    weft.on_unseen(function(err)
+      lost:try_send(err.errors[1].message)
+    end)
+    local function drop(message)
+      failing(nil, message)
+    end
+    for i = 1, 3 do
+      drop(tostring(i))
+      collect()
+    end
+    assert.equal("the 2", (lost:recv()))
+    assert.equal("the 3", (lost:recv()))
+  end)
+
   it("refuses misuse, and gives the handler that was set", function()
     local function handler() end
     assert.is_function(weft.on_unseen(handler))

@@ -60,9 +60,9 @@ end
 -- @treturn ?function what was set before
 -- @raise bad argument
 -- @usage
--- local channel = weft.channel(100, { overflow = "drop_old" })
+-- local lost = weft.channel(100, "drop_old") -- for a task that writes a log
 -- weft.on_unseen(function(err)
---   channel:send(tostring(err))
+--   lost:try_send(tostring(err))
 -- end)
 function M.on_unseen(fn)
   if fn ~= nil then
