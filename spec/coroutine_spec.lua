@@ -525,6 +525,23 @@ describe("coroutines that tasks of weft.inline share", function()
     end)
   end)
 
+  it("cannot be a task's own, resumed by another", function()
+    local ch = weft.channel(0)
+    local own, why
+    local results = assert(weft.scope(nil, { pool = weft.inline }, function(group)
+      group:go(function()
+        own = coroutine.running()
+        return (ch:recv())
+      end)
+      group:go(function()
+        why = select(2, coroutine.resume(own, "wrong"))
+        ch:send "right"
+      end)
+    end))
+    assert.equal("cannot resume coroutine: it waits in channel:recv for task 1", why)
+    assert.equal("right", results[1])
+  end)
+
   it("cannot be resumed where another task waits further inside", function()
     refuses(function(ch)
       local co = coroutine.create(function()

@@ -73,12 +73,36 @@ describe("weft in nginx", function()
           local inside = coroutine.wrap(function() weft.sleep(0.001) coroutine.yield "inside" end)
           ngx.say(ok and value, inside())
         } }
+        location /generators { content_by_lua_block {
+          local weft = require "weft"
+          local function letters(ch)
+            return coroutine.wrap(function()
+              for letter in ch:iter() do
+                weft.sleep(0)
+                coroutine.yield(letter)
+              end
+            end)
+          end
+          local function read(ch)
+            local all = ""
+            for letter in letters(ch) do all = all .. letter end
+            return all
+          end
+          local ch = weft.channel(3)
+          for letter in ("abc"):gmatch "." do ch:send(letter) end
+          ch:close()
+          local group = weft.group { pool = weft.inline }
+          group:go(function() return read(ch) end)
+          ngx.say(assert(group:wait())[1])
+          group:close()
+        } }
       ]],
     }
     assert.equal("42\n42\n", body_of "/group")
     assert.equal("3won9602failed\n", body_of "/shapes")
     assert.equal("6\n", body_of "/primitives")
     assert.equal("acrossinside\n", body_of "/threads")
+    assert.equal("abc\n", body_of "/generators")
     assert.equal(0, server:stats().parked)
   end)
 

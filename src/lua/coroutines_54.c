@@ -164,25 +164,9 @@ static int resume_coroutine(lua_State *L) {
   return start(L, co, lua_gettop(L) - 1, 0);
 }
 
-/* It has base and function on its stack, and has not started. */
-static int is_new(lua_State *co) {
-  lua_Debug frame;
-  return lua_status(co) == LUA_OK && !lua_getstack(co, 0, &frame) && lua_gettop(co) == 2;
-}
-
-static int call_wrapped(lua_State *L) {
-  lua_State *co = coroutine_of(L, 1);
-  int nargs = lua_gettop(L);
-  if (is_new(co)) { /* the function is its base's first argument */
-    lua_xmove(co, L, 1);
-    lua_insert(L, 1);
-    nargs++;
-  }
-  return start(L, co, nargs, 1);
-}
-
-/* Below the function of a wrapped coroutine: what an error closes is closed while the coroutine can
- * still yield, so that a group in there waits for its tasks. */
+/* Below the function of a wrapped coroutine that a task starts: what an error closes is closed
+ * while the coroutine can still yield, so that a group in there waits for its tasks. It takes a
+ * level of nested C calls, which outside of tasks nothing would be gained by. */
 static int finish_base(lua_State *L, int status, lua_KContext unused) {
   (void)unused;
   return status == LUA_OK || status == LUA_YIELD ? lua_gettop(L) : lua_error(L);
@@ -190,6 +174,25 @@ static int finish_base(lua_State *L, int status, lua_KContext unused) {
 
 static int run_base(lua_State *L) {
   return finish_base(L, lua_pcallk(L, lua_gettop(L) - 1, LUA_MULTRET, 0, 0, finish_base), 0);
+}
+
+/* It has its function on its stack, and has not started. */
+static int is_new(lua_State *co) {
+  lua_Debug frame;
+  return lua_status(co) == LUA_OK && !lua_getstack(co, 0, &frame) && lua_gettop(co) == 1;
+}
+
+static int call_wrapped(lua_State *L) {
+  lua_State *co = coroutine_of(L, 1);
+  int nargs = lua_gettop(L);
+  /* the function becomes the first argument of its base */
+  if (WEFT_STATE(L)->scheduler.current && is_new(co)) {
+    lua_xmove(co, L, 1);
+    lua_insert(L, 1);
+    lua_pushcfunction(co, run_base);
+    nargs++;
+  }
+  return start(L, co, nargs, 1);
 }
 
 /*** As Lua's own, but a blocking call in the coroutine parks the task.
@@ -201,7 +204,6 @@ static int wrap_function(lua_State *L) {
   lua_settop(L, 1);
   lua_pushvalue(L, lua_upvalueindex(1));
   lua_State *co = lua_newthread(L);
-  lua_pushcfunction(co, run_base);
   lua_pushvalue(L, 1);
   lua_xmove(L, co, 1);
   lua_pushcclosure(L, call_wrapped, 2);
