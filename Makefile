@@ -46,7 +46,7 @@ POLLER = $(if $(filter linux,$(PLATFORM)),poller_epoll,poller_poll)
 CORE = platform platform_$(PLATFORM) census mem ledger clock random fingerprint buf error parcel waiter block inbox timer $(POLLER) io trace context signals \
        task group queue pool pool_worker pool_call monitor channel ticker select semaphore waitgroup limiter dict \
        singleflight budget health http_settings http_proxy http_target http_request http_redirect \
-       http_response http_stream http_error \
+       http_spare http_response http_stream http_error \
        http_socket http_timeout http_shard http_lane http_turn http sse lines stats
 CORE_SRC = $(wildcard $(CORE:%=src/core/%.c))
 # closure → names → ship → encode → decode → scheduler → outcome, and one file a userdata.

@@ -50,6 +50,7 @@ static void after_fork_in_child(void) {
   weft_http_stream_forget();
   weft_http_shards_forget();
   weft_http_sockets_forget();
+  weft_http_spares_forget();
 }
 
 static void register_fork_handlers(void) {
@@ -281,6 +282,7 @@ typedef struct close_job {
 static void run_close(weft_io_job *job) {
   weft_wait *wait = &((close_job *)job)->party->wait;
   weft_http_shards_close_idle();
+  weft_http_spares_free();
   wait->wake(wait);
 }
 

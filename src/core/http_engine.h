@@ -218,8 +218,18 @@ weft_error *weft_http_error_of_name(weft_http_transfer *transfer, CURLcode code,
  * its refusal says why. */
 size_t weft_http_on_head(char *line, size_t one, size_t size, void *slot);
 size_t weft_http_on_body(char *bytes, size_t one, size_t size, void *slot);
-/* Frees the content that has come so far. */
+/* Frees the content that has come so far. Any thread. */
 void weft_http_drop_response(weft_http_transfer *transfer);
+
+/* ---- http_spare.c ---- */
+
+enum { WEFT_HTTP_HEAD_SPARE, WEFT_HTTP_BODY_SPARE };
+/* [I/O] Gives an empty buffer its usual room, where its ceiling and memory allow. */
+void weft_http_spare_take(weft_buf *buf, int which);
+/* Empties the buffer; its memory is kept for others or freed. Any thread. */
+void weft_http_spare_give(weft_buf *buf, int which);
+void weft_http_spares_free(void);   /* [I/O] */
+void weft_http_spares_forget(void); /* in the child of a fork */
 
 /* ---- http_stream.c ---- */
 

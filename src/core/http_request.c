@@ -256,8 +256,8 @@ static void destroy(weft_handle *handle) {
   weft_http_transfer *transfer = (weft_http_transfer *)handle;
   weft_http_drop_request(transfer);
   weft_http_drop_response(transfer);
+  weft_http_spare_give(&transfer->head, WEFT_HTTP_HEAD_SPARE);
   weft_http_stream_free(transfer);
-  weft_buf_free(&transfer->head);
   weft_error_release(transfer->error);
   weft_http_target_release(transfer->target);
   weft_http_quota_release(transfer->quota);

@@ -8,10 +8,8 @@
 
 #include <strings.h>
 
-enum { USUAL_HEAD = 512 }; /* bytes: room for the headers of most answers */
-
 void weft_http_drop_response(weft_http_transfer *transfer) {
-  weft_buf_free(&transfer->content);
+  weft_http_spare_give(&transfer->content, WEFT_HTTP_BODY_SPARE);
 }
 
 enum { MAX_DIGITS = 18 }; /* of a length: what fits into 63 bits */
@@ -48,7 +46,8 @@ static void begin_answer(weft_http_transfer *transfer, const char *line, size_t 
   transfer->status = status_of(line, size);
   transfer->is_multiplexed = line[5] >= '2';
   transfer->head.size = 0;
-  weft_buf_reserve(&transfer->head, USUAL_HEAD); /* a line that finds no room says so */
+  weft_http_spare_take(&transfer->head,
+                       WEFT_HTTP_HEAD_SPARE); /* a line that finds no room says so */
 }
 
 /* A line that begins with a blank goes on with the value before it. */
@@ -172,6 +171,7 @@ size_t weft_http_on_body(char *bytes, size_t one, size_t size, void *slot) {
   if (transfer->stream)
     return take_of_stream(transfer, bytes, size);
   transfer->failure.received += size;
+  weft_http_spare_take(&transfer->content, WEFT_HTTP_BODY_SPARE);
   int rc = weft_buf_append(&transfer->content, bytes, size);
   if (rc == WEFT_BUF_OK)
     return size;
