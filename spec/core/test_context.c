@@ -246,15 +246,19 @@ static void *build_and_cancel_a_chain(void *unused) {
   return NULL;
 }
 
-static void chain_needs_no_stack(void) {
+static void run_with_a_small_stack(void *(*function)(void *)) {
   pthread_attr_t attributes;
   pthread_t thread;
   pthread_attr_init(&attributes);
   pthread_attr_setstacksize(&attributes, SMALL_STACK);
-  CHECK(pthread_create(&thread, &attributes, build_and_cancel_a_chain, NULL) == 0);
+  CHECK(pthread_create(&thread, &attributes, function, NULL) == 0);
   pthread_join(thread, NULL);
   pthread_attr_destroy(&attributes);
   CHECK(check_stats().contexts == 0);
+}
+
+static void chain_needs_no_stack(void) {
+  run_with_a_small_stack(build_and_cancel_a_chain);
 }
 
 static void many_children(void) {
@@ -384,10 +388,8 @@ static void a_later_cancel_waits_for_the_first(void) {
   free(leaves);
 }
 
-/* A value that owns the last reference to a context: cancelling one tree may destroy another. */
-static void values_may_hold_contexts(void) {
-  weft_context *top = weft_context_with_cancel(weft_background());
-  weft_context *held = weft_context_with_cancel(weft_background());
+/* A child of `parent` whose value holds the last reference to `held`. */
+static weft_context *put_inside(weft_context *parent, weft_context *held) {
   weft_parcel key, value;
   weft_parcel_writer writer;
   put_text(&key, "held");
@@ -396,13 +398,34 @@ static void values_may_hold_contexts(void) {
   CHECK(weft_parcel_write_handle(&writer, &held->handle) == WEFT_BUF_OK);
   CHECK(weft_parcel_finish(&writer, &value) == WEFT_BUF_OK);
   weft_parcel_writer_free(&writer);
-  weft_context *child = weft_context_with_value(top, &key, &value);
   weft_context_release(held);
+  return weft_context_with_value(parent, &key, &value);
+}
+
+/* Cancelling one tree may destroy another. */
+static void values_may_hold_contexts(void) {
+  weft_context *top = weft_context_with_cancel(weft_background());
+  weft_context *held = weft_context_with_cancel(weft_background());
+  weft_context *child = put_inside(top, held);
   weft_context_cancel(top, NULL);
   CHECK(!weft_context_is_done(held));
   weft_context_release(child);
   weft_context_release(top);
   CHECK(check_stats().contexts == 0);
+}
+
+static void *build_and_drop_a_nest(void *unused) {
+  (void)unused;
+  weft_context *context = weft_context_with_cancel(weft_background());
+  for (int i = 0; i < DEEP; i++)
+    context = put_inside(weft_background(), context);
+  CHECK(check_stats().contexts == DEEP + 1);
+  weft_context_release(context);
+  return NULL;
+}
+
+static void nest_of_values_needs_no_stack(void) {
+  run_with_a_small_stack(build_and_drop_a_nest);
 }
 
 int main(void) {
@@ -418,6 +441,7 @@ int main(void) {
   check_run("context: the nearest value is found", nearest_value_is_found);
   check_run("context: a detached one outlives its parent", detached_outlives_its_parent);
   check_run("context: values may hold contexts", values_may_hold_contexts);
+  check_run("context: a nest of 100,000 values needs no stack", nest_of_values_needs_no_stack);
   check_run("context: waiters wake or leave", waiters_wake_or_leave);
   check_run("context: a cancel ends a sleep", cancel_ends_a_sleep);
   check_run("context: a chain of 100,000 needs no stack", chain_needs_no_stack);

@@ -58,27 +58,13 @@ static void drop_values(weft_channel *channel) {
   }
 }
 
-/* A value may be the last owner of another channel, and that one of a third: the outermost call
- * on a thread destroys them one after the other instead of recursing. */
 static void destroy(weft_handle *handle) {
-  static __thread weft_channel *doomed;
   weft_channel *channel = (weft_channel *)handle;
-  int is_outermost = !doomed;
-  channel->next_doomed = doomed;
-  doomed = channel;
-  if (!is_outermost)
-    return;
-  while ((channel = doomed)) {
-    if (channel->count > 0) {
-      drop_values(channel); /* may put others in front of it */
-      continue;
-    }
-    doomed = channel->next_doomed;
-    if (channel->ticker)
-      weft_ticker_free(channel->ticker);
-    pthread_mutex_destroy(&channel->lock);
-    weft_free(channel);
-  }
+  drop_values(channel);
+  if (channel->ticker)
+    weft_ticker_free(channel->ticker);
+  pthread_mutex_destroy(&channel->lock);
+  weft_free(channel);
 }
 
 /* ---- under the lock ---- */

@@ -37,8 +37,7 @@ struct weft_channel {
   uint8_t is_closed;
   uint64_t dropped; /* how many values */
   weft_waitlist receivers, senders;
-  weft_channel *next_doomed; /* of those that one thread is destroying */
-  weft_parcel values[];      /* a ring of `capacity` */
+  weft_parcel values[]; /* a ring of `capacity` */
 };
 
 extern const weft_handle_type weft_channel_type;

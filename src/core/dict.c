@@ -62,32 +62,14 @@ static void free_entries(weft_dict_entry *entry) {
   }
 }
 
-static void free_dict(weft_dict *dict) {
+static void destroy(weft_handle *handle) {
+  weft_dict *dict = (weft_dict *)handle;
+  weft_dict_clear(dict);
   for (int i = 0; i < WEFT_DICT_SHARDS; i++) {
     pthread_mutex_destroy(&dict->shards[i].lock);
     weft_free(dict->shards[i].buckets);
   }
   weft_free(dict);
-}
-
-/* A value may be the last owner of another dict, and that one of a third: the outermost call on a
- * thread destroys them one after the other instead of recursing. */
-static void destroy(weft_handle *handle) {
-  static __thread weft_dict *doomed;
-  weft_dict *dict = (weft_dict *)handle;
-  int is_outermost = !doomed;
-  dict->next_doomed = doomed;
-  doomed = dict;
-  if (!is_outermost)
-    return;
-  while ((dict = doomed)) {
-    if (atomic_load(&dict->count) > 0) {
-      weft_dict_clear(dict); /* may put others in front of it */
-      continue;
-    }
-    doomed = dict->next_doomed;
-    free_dict(dict);
-  }
 }
 
 /* ---- one shard, under its lock ---- */

@@ -33,7 +33,6 @@ struct weft_dict {
   uint32_t max;       /* constant; entries at the most, 0: no limit */
   uint64_t ttl_ns;    /* constant; after its last write an entry lives so long; 0: for ever */
   _Atomic uint32_t count;
-  weft_dict *next_doomed; /* of those that one thread is destroying */
   weft_dict_shard shards[WEFT_DICT_SHARDS];
 };
 

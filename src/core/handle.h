@@ -22,6 +22,7 @@ typedef struct weft_handle_type {
 struct weft_handle {
   _Atomic uint32_t refs;
   const weft_handle_type *type;
+  weft_handle *next_doomed; /* of those that parcels were the last owners of: parcel.c */
 };
 
 /* Born with one reference, the caller's. */

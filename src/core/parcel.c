@@ -13,13 +13,33 @@ enum {
   KEEP_EMPTY = 4096,         /* an emptied parcel keeps no more than this */
 };
 
-static void release_handles(const uint8_t *data, uint32_t last_handle) {
+/* A handle may own parcels, and be the last owner of others through them, and those of more: the
+ * outermost call on a thread destroys them one after the other instead of recursing. */
+static void release_chain(const uint8_t *data, uint32_t last_handle) {
+  static __thread weft_handle *doomed;
+  static __thread int is_destroying;
   while (last_handle) {
     const uint8_t *record = data + last_handle - 1;
     weft_handle *handle = weft_parcel_read_handle(record);
     memcpy(&last_handle, record + sizeof(void *), sizeof last_handle);
-    weft_handle_release(handle);
+    if (!weft_handle_unref(handle))
+      continue;
+    handle->next_doomed = doomed;
+    doomed = handle;
   }
+  if (is_destroying)
+    return;
+  is_destroying = 1;
+  for (weft_handle *handle; (handle = doomed);) {
+    doomed = handle->next_doomed;
+    handle->type->destroy(handle);
+  }
+  is_destroying = 0;
+}
+
+static inline void release_handles(const uint8_t *data, uint32_t last_handle) {
+  if (last_handle)
+    release_chain(data, last_handle);
 }
 
 void weft_parcel_clear(weft_parcel *parcel) {
