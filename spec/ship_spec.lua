@@ -376,16 +376,15 @@ describe("closures:", function()
 
     it("of a module with two names, the one that brings all of it is sent", function()
       -- as luasocket does: "socket" puts its functions into the table of "socket.core"
-      local folder = os.tmpname()
-      os.remove(folder)
-      os.execute("mkdir -p " .. folder)
+      local base, files = os.tmpname(), {}
       local path = package.path
-      package.path = folder .. "/?.lua;" .. path
+      package.path = base .. "-?.lua;" .. path
       local modules, names = {}, { "a", "bb", "ccc", "dddd", "eeeee", "ffffff", "ggggggg", "hhhhhhhh" }
       for i, short in ipairs(names) do
         local name = "twice_" .. short
         local function write(file, text)
-          local f = assert(io.open(folder .. "/" .. file, "w"))
+          files[#files + 1] = base .. "-" .. file
+          local f = assert(io.open(files[#files], "w"))
           f:write(text)
           f:close()
         end
@@ -403,7 +402,10 @@ describe("closures:", function()
         end) })
       end
       package.path = path
-      os.execute("rm -r " .. folder)
+      os.remove(base)
+      for _, file in ipairs(files) do
+        os.remove(file)
+      end
     end)
 
     it("globals are the worker's own", function()
