@@ -169,7 +169,7 @@ describe("weft.tasks", function()
     local at = line() + 1
     group:go("shell", function()
       started:send(true)
-      os.execute("while [ ! -e " .. path .. " ]; do sleep 0.01; done")
+      os.execute("n=0; while [ ! -e " .. path .. " ] && [ $n -lt 12000 ]; do n=$((n + 1)); sleep 0.01; done")
     end)
     started:recv()
     finally(function() -- else the thread would stay for ever
