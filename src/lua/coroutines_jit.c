@@ -73,7 +73,8 @@ static const char source[] =
 
 /* 1 when it is called from a coroutine that the task made itself. */
 static int is_nested(lua_State *L) {
-  lua_pushboolean(L, WEFT_STATE(L)->scheduler.current->co != L);
+  weft_fiber *fiber = WEFT_STATE(L)->scheduler.current;
+  lua_pushboolean(L, fiber && fiber->co != L);
   return 1;
 }
 
