@@ -316,8 +316,8 @@ static void prepare_objects(decoder *d, const weft_parcel *parcel) {
     lua_settop(L, lua_gettop(L) + (int)objects);
 }
 
-static int decode_lone(lua_State *L, const weft_parcel *parcel, uint8_t last_tag) {
-  if (parcel->count != 1 || parcel->data[1] > last_tag)
+int weft_decode_plain(lua_State *L, const weft_parcel *parcel) {
+  if (parcel->count != 1 || parcel->data[1] > WEFT_TAG_POINTER)
     return 0;
   const uint8_t *at = parcel->data + 1;
   if (at[0] == WEFT_TAG_INTEGER && at[1] < 128) { /* the commonest: one byte */
@@ -327,14 +327,6 @@ static int decode_lone(lua_State *L, const weft_parcel *parcel, uint8_t last_tag
   decoder d = {.L = L, .at = at + 1};
   get_plain(&d, at[0]);
   return 1;
-}
-
-int weft_decode_plain(lua_State *L, const weft_parcel *parcel) {
-  return decode_lone(L, parcel, WEFT_TAG_POINTER);
-}
-
-int weft_decode_scalar(lua_State *L, const weft_parcel *parcel) {
-  return decode_lone(L, parcel, WEFT_TAG_FLOAT);
 }
 
 int weft_decode(weft_state *state, lua_State *L, const weft_parcel *parcel) {

@@ -99,15 +99,32 @@ static void store_outcome(weft_group_body *group, lua_State *L, int env, weft_ta
   store_error(L, env, task->index);
 }
 
+/* Pushes a lone plain value, or returns 0. A string may run finalizers, which may drain the task
+ * and free it: Lua 5.4 has copied the bytes by then, for LuaJIT few are copied here. */
+static int push_plain(lua_State *L, const weft_parcel *parcel) {
+#if WEFT_LUA54
+  return weft_decode_plain(L, parcel);
+#else
+  weft_parcel own = *parcel;
+  own.data = own.inline_bytes;
+  return !parcel->capacity && weft_decode_plain(L, &own);
+#endif
+}
+
 /* Takes over all tasks that have ended; `env` is the stack index of the group's table. */
 static void drain(weft_group_body *group, lua_State *L, int env) {
   luaL_checkstack(L, 64, "results");
   lua_rawgeti(L, env, WEFT_GROUP_RESULTS);
   for (weft_task *task; (task = group->ended);) {
     weft_task *next = task->next;
+    uint32_t drained = group->drained;
     if (task->kind == WEFT_KIND_LOCAL) {
       /* its outcome has never left the state */
-    } else if (task->status == WEFT_TASK_DONE && weft_decode_scalar(L, &task->parcel)) {
+    } else if (task->status == WEFT_TASK_DONE && push_plain(L, &task->parcel)) {
+      if (group->drained != drained) { /* by a finalizer, this one first */
+        lua_pop(L, 1);
+        continue;
+      }
       lua_rawseti(L, -2, (int)task->index);
     } else {
       group->ended = next; /* what this runs, finalizers included, may drain, too */

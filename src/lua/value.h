@@ -59,10 +59,6 @@ int weft_decode(struct weft_state *state, lua_State *L, const weft_parcel *parce
  * The caller has made room on the stack. Raises nothing but "not enough memory". */
 int weft_decode_plain(lua_State *L, const weft_parcel *parcel);
 
-/* The same for a value that needs no memory (nil, a boolean, a number): it never raises, and runs
- * no finalizer. */
-int weft_decode_scalar(lua_State *L, const weft_parcel *parcel);
-
 /* Pushes the values of a shared parcel and gives the reference back, also when it raises: how many.
  */
 int weft_decode_shared(lua_State *L, weft_shared_parcel *shared);
