@@ -253,6 +253,12 @@ install: all
 	install -m 755 $(BUILD)/weft/core.so '$(DESTDIR)$(LIBDIR)/weft/core.so'
 	install -m 755 $(BUILD)/weft/testing/server.so '$(DESTDIR)$(LIBDIR)/weft/testing/server.so'
 
+# the core for C programs: weft.h and libweft.a, to be linked with -lcurl -lm -pthread
+install-core: $(CORE_BUILD)/libweft.a
+	mkdir -p '$(DESTDIR)$(PREFIX)/include' '$(DESTDIR)$(PREFIX)/lib'
+	install -m 644 src/core/weft.h '$(DESTDIR)$(PREFIX)/include/weft.h'
+	install -m 644 $(CORE_BUILD)/libweft.a '$(DESTDIR)$(PREFIX)/lib/libweft.a'
+
 rock:
 	@grep -q 'LUA_VERSION_NUM.*504' '$(LUA_INCDIR)/lua.h' || test -e '$(LUA_INCDIR)/luajit.h' \
 	  || { echo "weft needs Lua 5.4 or LuaJIT 2.1, and $(LUA_INCDIR) is neither: try luarocks --lua-version 5.4 make" >&2; exit 1; }
@@ -261,4 +267,4 @@ rock:
 rock-test:
 	@sh spec/rock_smoke.sh
 
-.PHONY: all embed test-c test-lua lint test test-posix asan tsan stress test-nginx-long demo demo-nginx clean install rock rock-test
+.PHONY: all embed test-c test-lua lint test test-posix asan tsan stress test-nginx-long demo demo-nginx clean install install-core rock rock-test

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs the rock into a temporary tree, offline, and uses it from another folder.
+# Installs the rock, and the core, into a temporary tree, offline, and uses them from another folder.
 #
 # usage: sh spec/rock_smoke.sh [lua version]      (default: 5.4)
 set -eu
@@ -31,3 +31,8 @@ local server = assert(require("weft.testing").model_server())
 server:close()
 LUA
 echo "1 passed: the rock installs and runs from another folder"
+
+make -s -C "$root" install-core PREFIX="$tree/core" DESTDIR=
+${CC:-cc} -I"$tree/core/include" "$root/examples/embed.c" -L"$tree/core/lib" -lweft -lcurl -lm -pthread -o "$tree/embed"
+"$tree/embed" | grep -q "the group ended with: context deadline exceeded"
+echo "1 passed: the core installs, and a C program is linked with it"
