@@ -461,7 +461,7 @@ describe("weft.model.openai", function()
     it("of chats is named", function()
       local m = weft.model.openai({ model = "m", base_url = "http://127.0.0.1:1" })
       local of = " to model:chat: "
-      refuses("bad argument 'options'" .. of .. "expected a table, got string", m.chat, m, "x")
+      refuses("bad argument 'options'" .. of .. "expected a table, such as { prompt = text }, got string", m.chat, m, "x")
       refuses("bad argument 'messages'" .. of .. "expected either messages or a prompt", m.chat, m, {})
       refuses("bad argument 'messages'" .. of .. "expected a list of messages, got none", m.chat, m, { messages = {} })
       refuses("bad argument 'temperature'" .. of .. "expected a number >= 0, got -1", m.chat, m,

@@ -91,6 +91,9 @@ end
 
 --- Checks what a chat is asked, for a method that a user calls. Internal.
 function base.check_chat(what, given)
+  if type(given) == "string" then
+    options.refuse(what, "options", "a table, such as { prompt = text }", given, 3)
+  end
   options.check(what, given, chat_fields, 3)
   if (given.messages == nil) == (given.prompt == nil) then
     error(("bad argument 'messages' to %s: expected either messages or a prompt"):format(what), 3)

@@ -83,6 +83,9 @@ end
 local function check_prices(what, given)
   for model, price in pairs(given) do
     local where = ("prices[%q]"):format(tostring(model))
+    if type(price) ~= "table" then
+      options.refuse(what, where, "a model's prices, such as { input = usd, output = usd }", price, USER)
+    end
     options.check(what, price, price_fields, USER, where)
     for _, name in ipairs({ "input", "output" }) do
       if not price[name] then
