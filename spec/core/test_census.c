@@ -81,9 +81,9 @@ static void end_sleeper(sleeper *sleeper) {
 static _Atomic int told;
 
 static void tell_sleeper_once(void) {
+  weft_census_on_stuck(NULL); /* this sleeper does nothing about it; before the gate, since the test goes on then */
   if (!atomic_exchange(&told, 1))
     gate_add(&stuck_gate, 1);
-  weft_census_on_stuck(NULL); /* this sleeper does nothing about it */
 }
 
 static void sees_that_all_is_stuck(void) {
