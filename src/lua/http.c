@@ -18,7 +18,7 @@ static const char transfer_key; /* in the options table: the userdata of the run
 
 typedef struct lua_transfer {
   weft_http_transfer *transfer; /* one reference, or NULL */
-  weft_waiter *waiter;          /* that is queued; the fiber's, which outlives the userdata */
+  weft_park *park;              /* whose waiter is queued: its object is this; or NULL */
   weft_error *error;            /* why there is no transfer */
 } lua_transfer;
 
@@ -288,14 +288,23 @@ static void unwait(weft_http_transfer *transfer, weft_waiter *waiter) {
     weft_http_unwait(transfer, waiter);
 }
 
+/* A park that is left behind, as by a coroutine that was killed in it, may end before its transfer
+ * is collected, or after. */
+static void part(lua_transfer *self) {
+  if (self->park)
+    self->park->object = NULL;
+  self->park = NULL;
+}
+
 static void drop(lua_transfer *self) {
   lua_transfer old = *self;
+  part(self);
   *self = (lua_transfer){NULL, NULL, NULL};
   weft_error_release(old.error);
   if (!old.transfer)
     return;
-  if (old.waiter)
-    unwait(old.transfer, old.waiter);
+  if (old.park)
+    unwait(old.transfer, &old.park->waiter);
   if (!weft_http_is_finished(old.transfer))
     weft_http_abort(old.transfer);
   weft_http_transfer_release(old.transfer);
@@ -370,29 +379,36 @@ static int push_end(weft_state *state, lua_State *L, lua_transfer *self) {
   return error ? 2 : 1;
 }
 
-/* While the state closes, the finalizer may have dropped the transfer before this comes. */
 static void leave_request(weft_park *park) {
   lua_transfer *self = park->object;
-  if (!self->transfer)
+  if (!self)
     return;
   unwait(self->transfer, &park->waiter);
-  self->waiter = NULL;
+  part(self);
   weft_http_abort(self->transfer);
+}
+
+/* Also when the event has come: the park's memory is soon another's. */
+static void abandon_request(weft_park *park, int source) {
+  lua_transfer *self = park->object;
+  (void)source;
+  if (self)
+    part(self);
 }
 
 static int finish_request(lua_State *L, weft_park *park, int source) {
   weft_state *state = weft_state_of(L);
   lua_transfer *self = take_running(L);
   (void)park;
-  self->waiter = NULL;
+  part(self);
   if (source == WEFT_PARK_EVENT)
     return push_end(state, L, self);
   drop(self);
   return weft_raise_context(state, L, weft_current_context(state, L, 0));
 }
 
-static const weft_park_op request_op = {"weft.http.request", finish_request, NULL,
-                                        leave_request,       NULL,           0};
+static const weft_park_op request_op = {"weft.http.request", finish_request,  NULL,
+                                        leave_request,       abandon_request, 0};
 
 /* Pushes a userdata with a new transfer. NULL: nil and an error lie above it. */
 static lua_transfer *push_transfer(weft_state *state, lua_State *L,
@@ -449,7 +465,7 @@ static int http_request(lua_State *L) {
   }
   if (!(request.is_stream ? weft_http_wait_head : weft_http_wait)(self->transfer, &park->waiter))
     return push_end(state, L, take_running(L));
-  self->waiter = &park->waiter;
+  self->park = park;
   return weft_park_wait(state, L, park, weft_current_context(state, L, 0));
 }
 
