@@ -1,11 +1,11 @@
 /* http_engine.h: the inside of the HTTP engine, shared by the http_*.c files and nobody else.
  *
- * Way of a transfer: http_request.c makes it, for what http_target.c knows; http.c takes it from any thread to the I/O thread;
- * http_lane.c queues it; http_turn.c launches and ends it; http_shard.c owns the libcurl handles
- * that run it; http_socket.c ties these to the loop; http_timeout.c watches its time;
- * http_response.c gathers the answer, http_stream.c hands it on while it arrives;
- * http_error.c says why it failed. Functions marked [I/O] are
- * called on the I/O thread only.
+ * Way of a transfer: http_request.c makes it, for what http_target.c knows; http.c takes it from
+ * any thread to the I/O thread; http_lane.c queues it; http_turn.c launches and ends it;
+ * http_shard.c owns the libcurl handles that run it; http_socket.c ties these to the loop;
+ * http_timeout.c watches its time; http_response.c gathers the answer, http_stream.c hands it on
+ * while it arrives; http_error.c says why it failed. Functions marked [I/O] are called on the I/O
+ * thread only.
  */
 #ifndef WEFT_CORE_HTTP_ENGINE_H
 #define WEFT_CORE_HTTP_ENGINE_H
@@ -79,8 +79,8 @@ struct weft_http_transfer {
    * go at the end */
   weft_http_target *target; /* a reference; its origin names the lane */
   CURLU *url;               /* the target's, or owned: where a redirect leads */
-  weft_http_quota *quota; /* a reference, or NULL */
-  uint8_t *body;          /* owned; NULL: none or empty */
+  weft_http_quota *quota;   /* a reference, or NULL */
+  uint8_t *body;            /* owned; NULL: none or empty */
   size_t body_size;
   const char *method;
   char *proxy; /* owned; NULL: the environment's, "": none */
@@ -135,7 +135,8 @@ struct weft_http_slot {
   weft_http_transfer *transfer;                         /* NULL while idle */
   const char *proxy;                                    /* as set in the handle */
   uint8_t wants_http2, has_method, has_coding, has_log; /* as set in the handle */
-  uint8_t has_own;  /* a proxy, a bundle or a certificate of one transfer */
+  uint8_t has_own; /* a proxy, a bundle or a certificate of one transfer */
+  uint8_t has_certificate;
   uint8_t is_http2; /* the request went over HTTP/2; known only with a log */
   uint8_t is_spent; /* libcurl has repeated a request: it never forgets how often it has, and at the
                        sixth time it gives up */
@@ -208,6 +209,8 @@ weft_error *weft_http_error_of(weft_http_transfer *transfer, CURLcode code);
 /* Why the engine did: transfer->doom says. */
 weft_error *weft_http_error_of_doom(weft_http_transfer *transfer);
 weft_error *weft_http_error_nomem(weft_http_transfer *transfer);
+/* It could not be put in flight. */
+weft_error *weft_http_error_of_launch(weft_http_transfer *transfer, CURLcode code);
 /* Another transfer to the same host could not find its address. */
 weft_error *weft_http_error_of_name(weft_http_transfer *transfer, CURLcode code,
                                     const char *reason);
@@ -295,8 +298,8 @@ void weft_http_timer_stop(weft_http_transfer *transfer);
 
 /* ---- http_shard.c [I/O] ---- */
 
-/* Puts the transfer in flight: 1, or 0 without memory. */
-int weft_http_launch(weft_http_transfer *transfer);
+/* Puts the transfer in flight, or says why not. */
+CURLcode weft_http_launch(weft_http_transfer *transfer);
 /* Takes it out of libcurl; its slot is idle again. */
 void weft_http_unlaunch(weft_http_transfer *transfer);
 /* Calls libcurl where it is due, ends what has finished, sets the shard's timer. */

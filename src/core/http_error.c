@@ -36,6 +36,8 @@ static const struct {
     {CURLE_UNSUPPORTED_PROTOCOL, "protocol", "; the server does not speak HTTP as expected"},
     {CURLE_BAD_CONTENT_ENCODING, "protocol", "; the compressed body is damaged"},
     {CURLE_URL_MALFORMAT, "protocol", ""},
+    {CURLE_NOT_BUILT_IN, "invalid", ""},
+    {CURLE_UNKNOWN_OPTION, "invalid", ""},
     {CURLE_OUT_OF_MEMORY, "nomem", ""},
     {CURLE_FILESIZE_EXCEEDED, "too_large", ""},
 #if LIBCURL_VERSION_NUM >= 0x080600
@@ -212,6 +214,13 @@ weft_error *weft_http_error_of_name(weft_http_transfer *transfer, CURLcode code,
     return timeout_error(transfer);
   }
   return libcurl_error(transfer, code, reason);
+}
+
+/* libcurl may have been built without what the request needs. */
+weft_error *weft_http_error_of_launch(weft_http_transfer *transfer, CURLcode code) {
+  transfer->failure.code = (int)code;
+  return code == CURLE_OUT_OF_MEMORY ? weft_http_error_nomem(transfer)
+                                     : libcurl_error(transfer, code, "");
 }
 
 weft_error *weft_http_error_of_doom(weft_http_transfer *transfer) {

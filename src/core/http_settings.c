@@ -70,9 +70,10 @@ static int find_ca_bundle(void) {
   };
   if (!copy_variable(&settings.ca_bundle, names))
     return 0;
-  if (*settings.ca_bundle)
+  int has_tls = version->features & CURL_VERSION_SSL; /* else libcurl takes no bundle */
+  if (*settings.ca_bundle && has_tls)
     return 1;
-  const char *path = first_readable(known, sizeof known / sizeof *known);
+  const char *path = has_tls ? first_readable(known, sizeof known / sizeof *known) : "";
   weft_free((char *)settings.ca_bundle);
   settings.ca_bundle = weft_strndup(path, strlen(path));
   return settings.ca_bundle != NULL;

@@ -103,22 +103,28 @@ static void free_slot(weft_http_slot *slot) {
   atomic_fetch_sub(&weft_http_counts.handles, 1);
 }
 
-static weft_http_slot *new_slot(weft_http_shard *shard) {
+static CURLcode set_up(weft_http_slot *slot) {
+  slot->easy = curl_easy_init();
+  if (!slot->easy)
+    return CURLE_OUT_OF_MEMORY;
+  set_protocols(slot->easy);
+  set_callbacks(slot);
+  set_connection(slot->easy);
+  return set_texts(slot);
+}
+
+static CURLcode new_slot(weft_http_shard *shard, weft_http_slot **made) {
   weft_http_slot *slot = weft_calloc(1, sizeof *slot);
   if (!slot)
-    return NULL;
+    return CURLE_OUT_OF_MEMORY;
   atomic_fetch_add(&weft_http_counts.handles, 1);
   slot->shard = shard;
-  slot->easy = curl_easy_init();
-  if (slot->easy) {
-    set_protocols(slot->easy);
-    set_callbacks(slot);
-    set_connection(slot->easy);
-    if (set_texts(slot) == CURLE_OK)
-      return slot;
-  }
-  free_slot(slot);
-  return NULL;
+  CURLcode code = set_up(slot);
+  if (code)
+    free_slot(slot);
+  else
+    *made = slot;
+  return code;
 }
 
 /* ---- what changes from transfer to transfer ---- */
@@ -149,22 +155,30 @@ static CURLcode apply_proxy(weft_http_slot *slot, weft_http_transfer *transfer) 
   return curl_easy_setopt(slot->easy, CURLOPT_PROXY, proxy);
 }
 
+static CURLcode apply_certificate(weft_http_slot *slot, weft_http_transfer *transfer) {
+  CURL *easy = slot->easy;
+  uint8_t has_certificate = transfer->cert_file != NULL;
+  if (!has_certificate && !slot->has_certificate)
+    return CURLE_OK;
+  slot->has_certificate = has_certificate;
+  CURLcode code = curl_easy_setopt(easy, CURLOPT_SSLCERT, transfer->cert_file);
+  if (!code)
+    code = curl_easy_setopt(easy, CURLOPT_SSLKEY, transfer->key_file);
+  return code ? code : curl_easy_setopt(easy, CURLOPT_KEYPASSWD, transfer->key_password);
+}
+
 /* What one transfer has of its own. A proxy that it names holds for every host. */
 static CURLcode apply_own(weft_http_slot *slot, weft_http_transfer *transfer) {
   const weft_http_settings *settings = weft_http_settings_get();
-  CURL *easy = slot->easy;
   uint8_t has_own = transfer->ca_file || transfer->cert_file || transfer->proxy;
   if (!has_own && !slot->has_own)
     return CURLE_OK;
   slot->has_own = has_own;
-  CURLcode code = set_bundle(easy, transfer->ca_file ? transfer->ca_file : settings->ca_bundle);
+  CURLcode code =
+      set_bundle(slot->easy, transfer->ca_file ? transfer->ca_file : settings->ca_bundle);
   if (!code)
-    code = curl_easy_setopt(easy, CURLOPT_NOPROXY, transfer->proxy ? "" : settings->no_proxy);
-  if (!code)
-    code = curl_easy_setopt(easy, CURLOPT_SSLCERT, transfer->cert_file);
-  if (!code)
-    code = curl_easy_setopt(easy, CURLOPT_SSLKEY, transfer->key_file);
-  return code ? code : curl_easy_setopt(easy, CURLOPT_KEYPASSWD, transfer->key_password);
+    code = curl_easy_setopt(slot->easy, CURLOPT_NOPROXY, transfer->proxy ? "" : settings->no_proxy);
+  return code ? code : apply_certificate(slot, transfer);
 }
 
 /* The order matters: each of these options changes what libcurl takes the method to be. */
@@ -329,32 +343,40 @@ static weft_http_shard *pick_shard(uint8_t version) {
   return at < shard_count ? shards[at] : add_shard(version);
 }
 
-static weft_http_slot *take_slot(weft_http_shard *shard) {
-  weft_http_slot *slot = shard->idle;
-  if (!slot)
-    return new_slot(shard);
-  shard->idle = slot->next_idle;
-  return slot;
+static CURLcode take_slot(weft_http_shard *shard, weft_http_slot **slot) {
+  *slot = shard->idle;
+  if (!*slot)
+    return new_slot(shard, slot);
+  shard->idle = (*slot)->next_idle;
+  return CURLE_OK;
 }
 
 /* ---- in and out of flight ---- */
 
-int weft_http_launch(weft_http_transfer *transfer) {
+CURLcode weft_http_launch(weft_http_transfer *transfer) {
   weft_http_shard *shard = pick_shard(version_of(transfer));
-  weft_http_slot *slot = shard ? take_slot(shard) : NULL;
-  if (!slot)
-    return 0;
+  weft_http_slot *slot;
+  CURLcode code = shard ? take_slot(shard, &slot) : CURLE_OUT_OF_MEMORY;
+  if (code)
+    return code;
   slot->transfer = transfer;
-  if (apply(slot, transfer) != CURLE_OK ||
-      curl_multi_add_handle(shard->multi, slot->easy) != CURLM_OK) {
+  code = apply(slot, transfer);
+  if (!code && curl_multi_add_handle(shard->multi, slot->easy) != CURLM_OK)
+    code = CURLE_OUT_OF_MEMORY;
+  if (code) {
     free_slot(slot); /* nobody knows which of its options were set */
-    return 0;
+    return code;
   }
   transfer->slot = slot;
   shard->in_flight++;
   atomic_fetch_add_explicit(&weft_http_counts.in_flight, 1, memory_order_relaxed);
   weft_http_mark(shard);
-  return 1;
+  return CURLE_OK;
+}
+
+/* libcurl's own defaults cannot be set back. */
+static int keeps_bundle(const weft_http_transfer *transfer) {
+  return transfer->ca_file && !*weft_http_settings_get()->ca_bundle;
 }
 
 void weft_http_unlaunch(weft_http_transfer *transfer) {
@@ -362,7 +384,7 @@ void weft_http_unlaunch(weft_http_transfer *transfer) {
   weft_http_shard *shard = slot->shard;
   curl_multi_remove_handle(shard->multi, slot->easy);
   transfer->slot = NULL;
-  if (slot->is_spent)
+  if (slot->is_spent || keeps_bundle(transfer))
     free_slot(slot);
   else
     rest(slot);

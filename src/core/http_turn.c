@@ -230,8 +230,9 @@ static void launch(weft_http_transfer *transfer) {
     transfer->launched_ns = transfer->step_ns;
     transfer->times.launched_ns = transfer->step_ns - transfer->started_ns;
   }
-  if (!weft_http_launch(transfer))
-    end_transfer(transfer, CURLE_OUT_OF_MEMORY, weft_http_error_nomem(transfer));
+  code = weft_http_launch(transfer);
+  if (code)
+    end_transfer(transfer, code, weft_http_error_of_launch(transfer, code));
 }
 
 /* Returns whether there is more to launch in another turn. */
