@@ -283,3 +283,28 @@ describe("a call that would block where Lua cannot yield", function()
     assert.equal("k1! k2! k3!", results[1])
   end)
 end)
+
+-- LuaJIT: what a hook raised between a call that has to wait and its yield would leave a wait behind.
+describe("a task's wait", function()
+  before_each(leaks.before)
+  after_each(leaks.after)
+
+  it("is not left by an error of a hook that the task has set", function()
+    on_one_thread(function(group)
+      local values = weft.channel(0)
+      local task = group:go(function()
+        debug.sethook(function()
+          local called = debug.getinfo(2, "nS")
+          if called.name == "wait" and called.source == "=weft" then
+            error("thrown out")
+          end
+        end, "c")
+        return pcall(values.recv, values)
+      end)
+      group:go(function() -- once the first one has parked
+        return (values:try_send("a value"))
+      end)
+      assert.same({ { true, "a value", true }, true }, { { task:wait() }, group:wait()[2] })
+    end)
+  end)
+end)

@@ -201,9 +201,11 @@ int weft_park_continue(lua_State *L) {
   return 1;
 }
 
-/* The shim yields. */
+/* The shim yields. A hook of the task's own ends with this run anyway (scheduler.c): what it raised
+ * before the yield would leave a wait behind for what may be collected meanwhile. */
 static int yield_fiber(weft_scheduler *scheduler, lua_State *L, weft_park *park) {
-  (void)scheduler;
+  if (scheduler->worker && lua_gethook(L))
+    lua_sethook(L, NULL, 0, 0);
   lua_pushlightuserdata(L, (void *)&weft_block_token);
   lua_pushboolean(L, ((weft_fiber *)park)->co != L);
   return 2;
