@@ -67,9 +67,10 @@ static int push_lines(lua_State *L) {
  */
 static int ledger_list(lua_State *L) {
   weft_buf lines;
-  weft_buf_init(&lines, 0);
-  weft_ledger_each((uint64_t)luaL_checknumber(L, 1), add_line, &lines);
+  uint64_t mark = (uint64_t)luaL_checknumber(L, 1);
   lua_pushcfunction(L, push_lines);
+  weft_buf_init(&lines, 0);
+  weft_ledger_each(mark, add_line, &lines);
   lua_pushlightuserdata(L, &lines);
   int rc = lua_pcall(L, 1, 1, 0);
   weft_buf_free(&lines);
@@ -109,9 +110,9 @@ static int push_descriptors(lua_State *L) {
  */
 static int descriptors(lua_State *L) {
   weft_buf list;
+  lua_pushcfunction(L, push_descriptors);
   weft_buf_init(&list, 0);
   int error = weft_fd_each(add_descriptor, &list);
-  lua_pushcfunction(L, push_descriptors);
   lua_pushlightuserdata(L, &list);
   int rc = lua_pcall(L, 1, 1, 0);
   weft_buf_free(&list);

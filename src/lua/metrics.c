@@ -316,9 +316,9 @@ static int metrics(lua_State *L) {
   numbers all;
   weft_buf text;
   read_numbers(WEFT_STATE(L), L, &all);
+  lua_pushcfunction(L, push_text);
   weft_buf_init(&text, 0);
   add_metrics(&text, &all);
-  lua_pushcfunction(L, push_text);
   lua_pushlightuserdata(L, &text);
   int rc = lua_pcall(L, 1, 1, 0);
   weft_buf_free(&text);

@@ -209,6 +209,11 @@ static int unpack_task(weft_scheduler *scheduler, lua_State *L, weft_task *task)
   return count + 1;
 }
 
+/* A cancel that comes at this very moment may find no runner to tell (weft_scheduler_interrupt),
+ * while the context's end is not seen here yet. No full fence is paid for that: whoever waits
+ * queues under a lock and looks at its context after that, and a task that computes is shown its
+ * context at the end of its time slice. (Code that LuaJIT has compiled has no such end, cancelled
+ * early or late.) */
 void weft_scheduler_start(weft_scheduler *scheduler, weft_task *task) {
   lua_State *L = scheduler->state->L;
   atomic_store_explicit(&task->runner, scheduler->inbox, memory_order_release);

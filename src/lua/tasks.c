@@ -175,8 +175,8 @@ static weft_sight *call_roll(lua_State *L) {
  * end
  */
 static int tasks(lua_State *L) {
-  weft_sight *sights = call_roll(L);
   lua_pushcfunction(L, weft_push_sights);
+  weft_sight *sights = call_roll(L);
   lua_pushlightuserdata(L, sights);
   int rc = lua_pcall(L, 1, 1, 0);
   weft_roll_free(sights);
@@ -194,12 +194,12 @@ static int push_text(lua_State *L) {
  * @treturn string several lines
  */
 static int dump(lua_State *L) {
+  lua_pushcfunction(L, push_text);
   weft_sight *sights = call_roll(L);
   weft_buf text;
   weft_buf_init(&text, 0);
   add_dump(&text, sights);
   weft_roll_free(sights);
-  lua_pushcfunction(L, push_text);
   lua_pushlightuserdata(L, &text);
   int rc = lua_pcall(L, 1, 1, 0);
   weft_buf_free(&text);
