@@ -81,7 +81,8 @@ static void end_sleeper(sleeper *sleeper) {
 static _Atomic int told;
 
 static void tell_sleeper_once(void) {
-  weft_census_on_stuck(NULL); /* this sleeper does nothing about it; before the gate, since the test goes on then */
+  weft_census_on_stuck(
+      NULL); /* this sleeper does nothing about it; before the gate, since the test goes on then */
   if (!atomic_exchange(&told, 1))
     gate_add(&stuck_gate, 1);
 }
