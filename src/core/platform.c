@@ -236,7 +236,7 @@ int weft_parker_arm(weft_parker *parker) {
   uint32_t expected = EMPTY;
   if (atomic_compare_exchange_strong(&parker->state, &expected, PARKED))
     return 1;
-  atomic_store(&parker->state, EMPTY);
+  atomic_exchange(&parker->state, EMPTY); /* reads whose word it takes back, and so sees his push */
   return 0;
 }
 
