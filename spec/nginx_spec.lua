@@ -211,6 +211,41 @@ describe("weft in nginx", function()
     end)
   end)
 
+  it("tells finalizers that they cannot block, whatever call the collector has interrupted", function()
+    start {
+      init = 'require("jit").off() require "weft"', -- compiled code and large steps: see spec.support.nginx
+      locations = [[
+        location /finalizers { content_by_lua_block {
+          local weft = require "weft"
+          local never, boxes, url = weft.channel(0), weft.channel(1), "http://127.0.0.1:" .. ngx.var.server_port .. "/ready"
+          local refused, answered, sent = 0, 0, 0
+          local function litter()
+            for _ = 1, 10 do
+              getmetatable(newproxy(true)).__gc = function()
+                local ok, err = pcall(never.send, never, "x")
+                refused = refused + (not ok and tostring(err):find("would block", 1, true) and 1 or 0)
+              end
+            end
+          end
+          collectgarbage("setpause", 0) collectgarbage("setstepmul", 100000)
+          for i = 1, 20 do
+            collectgarbage "stop"
+            litter()
+            local code = loadstring("return " .. i)
+            collectgarbage "restart"
+            boxes:send(code) -- packing a new function makes strings
+            sent = sent + boxes:recv()()
+            litter()
+            answered = answered + (weft.http.get(url).status == 200 and 1 or 0)
+          end
+          ngx.say(answered, " ", sent, " ", tostring(refused > 0))
+        } }
+      ]],
+    }
+    assert.equal("20 210 true\n", body_of "/finalizers")
+    server:await_idle("nothing of it is left")
+  end)
+
   it("waits in rewrite, access and timers, and names the phases where nginx cannot", function()
     start {
       http = [[

@@ -123,8 +123,7 @@ static int send_value(lua_State *L) {
   weft_park_begin(state, L, &send_op, channel);
   weft_parcel *slot = weft_park_slot(state, &own);
   weft_to_parcel(state, L, 2, 1, "value", slot);
-  /* anew: packing may have run a finalizer that blocked */
-  weft_park *park = weft_park_prepare(state, &send_op, channel);
+  weft_park *park = weft_park_renew(state, L, &send_op, channel);
   int rc = weft_channel_send_or_wait(channel, slot, &park->waiter);
   if (rc == WEFT_WOULD_WAIT)
     return weft_park_wait(state, L, park, weft_current_context(state, L, 0));

@@ -50,8 +50,9 @@ struct weft_guests {
   weft_guest **all; /* by number - 1 */
   uint32_t count, capacity;
   weft_guest *free;
-  weft_guest *spare; /* whom the next call parks */
-  weft_guest *last;  /* who went on last: its park may still be read */
+  weft_guest *spare[2]; /* whom the next call parks: one that cannot yield, one that can */
+  weft_guest **next;    /* of these two, for the call that runs */
+  weft_guest *last;     /* who went on last: its park may still be read */
   weft_guest *woken_first, *woken_last;
   uint32_t waiting;
   uint32_t process; /* whose the inbox is */
@@ -359,20 +360,23 @@ static int has_inbox(weft_scheduler *scheduler) {
   return scheduler->inbox != NULL;
 }
 
+/* A finalizer, which cannot yield, leaves the guest alone of the call that the collector has
+ * interrupted. */
 void weft_guests_ready(weft_scheduler *scheduler, lua_State *L) {
   weft_guests *guests = scheduler->guests;
-  if (!guests->spare)
-    guests->spare = take_guest(scheduler);
-  if (!guests->spare || !has_inbox(scheduler))
+  guests->next = &guests->spare[lua_isyieldable(L) != 0];
+  if (!*guests->next)
+    *guests->next = take_guest(scheduler);
+  if (!*guests->next || !has_inbox(scheduler))
     luaL_error(L, "not enough memory");
 }
 
 weft_fiber *weft_guests_next(weft_scheduler *scheduler) {
-  return &scheduler->guests->spare->fiber;
+  return &(*scheduler->guests->next)->fiber;
 }
 
 weft_parcel *weft_guests_slot(weft_scheduler *scheduler) {
-  weft_parcel *slot = &scheduler->guests->spare->slot;
+  weft_parcel *slot = &(*scheduler->guests->next)->slot;
   weft_parcel_clear(slot);
   return slot;
 }
@@ -412,7 +416,7 @@ int weft_guest_wait(weft_state *state, lua_State *L, weft_park *park) {
   weft_guests *guests = scheduler->guests;
   weft_guest *guest = (weft_guest *)park;
   guest->fiber.co = L;
-  guests->spare = NULL; /* the next call takes one, where it may raise */
+  guests->spare[guests->spare[1] == guest] = NULL; /* the next call takes one, where it may raise */
   guests->waiting++;
   guest->request = find_request(guests, guests->loop->request_of(L));
   guest->previous_of_request = guest->next_of_request = NULL;

@@ -455,7 +455,7 @@ static int http_request(lua_State *L) {
   lua_transfer *self = push_transfer(state, L, &request);
   if (!self)
     return 2;
-  weft_park *park = weft_park_prepare(state, &request_op, self); /* a finalizer may have used it */
+  weft_park *park = weft_park_renew(state, L, &request_op, self);
   lua_pushvalue(L, -1);
   lua_rawsetp(L, 1, &transfer_key);
   int rc = weft_http_start(self->transfer);

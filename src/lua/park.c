@@ -122,6 +122,11 @@ weft_park *weft_park_begin(weft_state *state, lua_State *L, const weft_park_op *
   return weft_park_prepare(state, op, object);
 }
 
+weft_park *weft_park_renew(weft_state *state, lua_State *L, const weft_park_op *op, void *object) {
+  weft_check_can_block(state, L, op->what);
+  return weft_park_prepare(state, op, object);
+}
+
 weft_parcel *weft_park_slot(weft_state *state, weft_parcel *own) {
   weft_fiber *fiber = state->scheduler.current;
   if (fiber) {

@@ -160,6 +160,9 @@ void weft_scheduler_close(weft_scheduler *scheduler);
 /* For the caller of L. Raises when its context is done, or when it cannot block here. */
 weft_park *weft_park_begin(struct weft_state *state, lua_State *L, const weft_park_op *op,
                            void *object);
+/* Again, once what ran since may have run a finalizer that has used it to block itself. */
+weft_park *weft_park_renew(struct weft_state *state, lua_State *L, const weft_park_op *op,
+                           void *object);
 /* The same without the checks, for the ends of scopes. */
 weft_park *weft_park_prepare(struct weft_state *state, const weft_park_op *op, void *object);
 /* Blocks the caller until the waiter is claimed or `context` is done. A C function returns what
