@@ -93,6 +93,13 @@ describe("weft.http", function()
       assert.is_nil(res.nothing)
     end)
 
+    it("which JSON holds whole, although nobody has asked for its headers", function()
+      local res = json.decode(json.encode(assert(http.get(root(start()) .. "/health"))))
+      assert.equal("text/plain", res.headers["content-type"])
+      assert.equal(2, res.timings.received)
+      assert.is_nil(res._head)
+    end)
+
     it("with timings", function()
       local server = start()
       local first = assert(http.get(root(server) .. "/health")).timings

@@ -141,6 +141,14 @@ describe("A conversation with tools", function()
     assert.equal(before, json.encode(list))
   end)
 
+  it("with a call that is none leaves it to the server to refuse", function()
+    for _, call in ipairs { 1, true, "x", json.null } do
+      local list = { { role = "assistant", tool_calls = { call } } }
+      assert.same({ { type = "tool_use", input = {} } }, messages.for_anthropic(list)[1].content)
+      assert.same({ { ["function"] = { arguments = {} } } }, messages.for_ollama(list)[1].tool_calls)
+    end
+  end)
+
   it("of answers without calls has their text", function()
     assert.same({ role = "assistant", content = "a" }, messages.of { text = "a" })
     assert.same({ role = "assistant", content = "", refusal = "no" }, messages.of { text = "", refusal = "no" })

@@ -96,9 +96,16 @@ local function put_array(out, list, depth)
   out[#out + 1] = count == 0 and "[]" or "]"
 end
 
+-- As `pairs` of Lua 5.4; that of LuaJIT may not ask the metatable.
+local function each(map)
+  local metatable = getmetatable(map)
+  local own = type(metatable) == "table" and rawget(metatable, "__pairs")
+  return (own or pairs)(map)
+end
+
 local function put_object(out, map, depth)
   local separator = "{"
-  for key, value in pairs(map) do
+  for key, value in each(map) do
     if type(key) ~= "string" then
       fail(out, depth, "a table with a key that is a " .. type(key))
     end

@@ -45,7 +45,7 @@ local function blocks_of(message)
   end
   for _, call in ipairs(message.tool_calls) do
     local fn, arguments = called(call)
-    blocks[#blocks + 1] = { type = "tool_use", id = call.id, name = fn.name, input = arguments }
+    blocks[#blocks + 1] = { type = "tool_use", id = type(call) == "table" and call.id or nil, name = fn.name, input = arguments }
   end
   return { role = "assistant", content = blocks }
 end
