@@ -153,7 +153,11 @@ describe("weft.http", function()
             error("thrown out")
           end
         end, "c")
-        local ok, err = pcall(http.get, url)
+        local ok, err
+        for _ = 1, 100 do -- an answer that is there at once leaves nothing to wait for
+          ok, err = pcall(http.get, url)
+          if not ok then break end
+        end
         debug.sethook()
         jit.on()
         assert.is_false(ok)
