@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what `make demo`, `make test`, `make bench` or `make fuzz` need on Debian 12, by apt, when it is not there.
 #
-# usage: scripts/deps.sh demo|test|bench|fuzz|demo-nginx|bench-nginx|bench-http
+# usage: scripts/deps.sh demo|test|fuzz|demo-nginx, or the name of a benchmark
 #
 # Says nothing when there is nothing to do. Never removes a package, and leaves no service of nginx behind. On a system without apt it names
 # what is needed and leaves the rest to you.
@@ -31,10 +31,10 @@ case "${1-}" in
   test) needed="$build $luajit $nginx_lua $tests" ;;
   bench-nginx | demo-nginx) needed="$build $luajit nginx $nginx_lua curl" ;;
   bench-http) needed="$build $luajit $go nginx openssl lua-http" ;;
-  bench) needed="$build $luajit $go lua-luv lua-cqueues" ;;
+  bench | bench-sync | bench-stream) needed="$build $luajit $go lua-luv lua-cqueues" ;;
   fuzz) needed="$build clang libclang-rt-14-dev" ;;
   *)
-    echo "usage: scripts/deps.sh demo|test|bench|fuzz|demo-nginx|bench-nginx|bench-http" >&2
+    echo "usage: scripts/deps.sh demo|test|fuzz|demo-nginx, or the name of a benchmark" >&2
     exit 2
     ;;
 esac

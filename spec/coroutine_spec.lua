@@ -25,6 +25,22 @@ local function run(pool, fn, ...)
   return results and results[1], err
 end
 
+-- 1, 2 and 3, from a generator that sleeps before each.
+local function loop_that_sleeps()
+  local seen = {}
+  for x in
+    coroutine.wrap(function()
+      for i = 1, 3 do
+        weft.sleep(0.001)
+        coroutine.yield(i)
+      end
+    end)
+  do
+    seen[#seen + 1] = x
+  end
+  return seen
+end
+
 local function count(...)
   return select("#", ...)
 end
@@ -91,21 +107,7 @@ local function describe_tasks(title, get_pool)
     end)
 
     it("serve a for loop that sleeps", function()
-      local out = assert(run(pool, function()
-        local seen = {}
-        for x in
-          coroutine.wrap(function()
-            for i = 1, 3 do
-              weft.sleep(0.001)
-              coroutine.yield(i)
-            end
-          end)
-        do
-          seen[#seen + 1] = x
-        end
-        return seen
-      end))
-      assert.same({ 1, 2, 3 }, out)
+      assert.same({ 1, 2, 3 }, assert(run(pool, loop_that_sleeps)))
     end)
 
     it("pass values in and out between two waits", function()
@@ -619,18 +621,7 @@ describe("coroutines outside of tasks", function()
   after_each(leaks.after)
 
   it("block the script", function()
-    local seen = {}
-    for x in
-      coroutine.wrap(function()
-        for i = 1, 3 do
-          weft.sleep(0.001)
-          coroutine.yield(i)
-        end
-      end)
-    do
-      seen[#seen + 1] = x
-    end
-    assert.same({ 1, 2, 3 }, seen)
+    assert.same({ 1, 2, 3 }, loop_that_sleeps())
   end)
 
   it("give as many values as Lua's own", function()

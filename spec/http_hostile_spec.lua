@@ -6,23 +6,16 @@ local weft = require "weft"
 
 local http = weft.http
 
-local servers = {}
-
 -- A server that sends these bytes and closes, on every connection.
 local function sends(text)
-  local server = raw.start(function(client) client:send(text) end)
-  servers[#servers + 1] = server
-  return server
+  return raw.start(function(client) client:send(text) end)
 end
 
 describe("an answer", function()
   before_each(leaks.before)
 
   after_each(function()
-    for i = #servers, 1, -1 do
-      servers[i].close()
-      servers[i] = nil
-    end
+    raw.stop()
     leaks.after()
   end)
 
@@ -90,12 +83,10 @@ describe("an answer", function()
 
   -- A server that says this once and that again and again, until the client has gone.
   local function never_ends(once, again)
-    local server = raw.start(function(client)
+    return raw.start(function(client)
       client:send(once)
       while client:send(again) do end -- luacheck: ignore
     end)
-    servers[#servers + 1] = server
-    return server
   end
 
   it("whose head never ends is given up at max_header", function()

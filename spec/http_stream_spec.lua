@@ -9,13 +9,7 @@ local raised = calls.raised
 
 local http = weft.http
 
-local servers = {}
-
-local function start(handler)
-  local server = raw.start(handler)
-  servers[#servers + 1] = server
-  return server
-end
+local start = raw.start
 
 -- A server that sends these pieces to each connection, in this order, and closes it.
 local function serve(...)
@@ -46,10 +40,7 @@ describe("weft.http with stream = true", function()
   before_each(leaks.before)
 
   after_each(function()
-    for i = #servers, 1, -1 do
-      servers[i].close()
-      servers[i] = nil
-    end
+    raw.stop()
     leaks.after()
   end)
 

@@ -206,6 +206,15 @@ describe("weft.pipeline", function()
       end
     end)
 
+    it("are tried again also when they raise", function()
+      local tries = weft.dict()
+      local pipeline = weft.pipeline { weft.stage("flaky", function(value)
+        return tries:incr("n") < 3 and error "boom" or value
+      end, { retry = { attempts = 3, base = 0 } }) }
+      assert.same({ "x", n = 1 }, assert(pipeline:run(nil, { "x" })))
+      assert.equal(3, tries:get "n")
+    end)
+
     it("show which items a budget skipped", function()
       local budget = weft.budget { usd = 3 }
       local pipeline = weft.pipeline { weft.stage("pay", function(value)

@@ -20,17 +20,21 @@ local function leave(group)
   end
 end
 
+-- They are left after the walk: a report runs code of the user's, which may add to what is walked.
 local function drop_finished()
-  local left = 0
+  local finished, left = {}, 0
   for group in pairs(pending) do
     if group:stats().running == 0 then
       pending[group] = nil
-      leave(group)
+      finished[#finished + 1] = group
     else
       left = left + 1
     end
   end
   added, most = 0, math.max(FEW, left)
+  for _, group in ipairs(finished) do
+    leave(group)
+  end
 end
 
 -- Looks after each collection, while something is pending.

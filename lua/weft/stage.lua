@@ -36,7 +36,10 @@ function M.stage(name, fn, opts)
     check.fail("weft.stage", "retry", "a number of attempts or a table", policy)
   end
   policy = type(policy) == "number" and { attempts = policy } or policy
-  policy = policy and retry.policy("weft.stage", policy, 2, "retry")
+  if policy then
+    policy = retry.policy("weft.stage", policy, 2, "retry")
+    policy.catches = true -- fn may raise its failures as well as return them
+  end
   local info = debug.getinfo(fn, "S")
   local where = ("%s:%d"):format(info.short_src, info.linedefined)
   local stage = { name = name, fn = fn, limit = limit, rate = rate, retry = policy, where = where }

@@ -14,6 +14,8 @@ local raw = {}
 
 local PATIENCE = 20
 
+local running = {} -- in the order of their starts
+
 -- In a task: tells the port, and ends once `stop` holds a word.
 local function serve(_, handler, tell, stop, orders, results)
   local socket = require "socket"
@@ -49,7 +51,13 @@ function raw.start(handler)
   group:go("raw server", serve, handler, tell, stop, orders, results)
   local port = tell:recv()
   local server = { url = ("http://127.0.0.1:%d/path?query=secret"):format(port), orders = orders, results = results }
+  running[#running + 1] = server
   function server.close()
+    for i = #running, 1, -1 do
+      if running[i] == server then
+        table.remove(running, i)
+      end
+    end
     stop:send "now"
     local _, err = group:wait()
     group:close()
@@ -57,6 +65,13 @@ function raw.start(handler)
     assert(not err, tostring(err))
   end
   return server
+end
+
+--- Closes those that were not closed, the latest first. For `after_each`.
+function raw.stop()
+  while running[1] do
+    running[#running].close()
+  end
 end
 
 return raw

@@ -46,8 +46,8 @@ static void begin_answer(weft_http_transfer *transfer, const char *line, size_t 
   transfer->status = status_of(line, size);
   transfer->is_multiplexed = line[5] >= '2';
   transfer->head.size = 0;
-  weft_http_spare_take(&transfer->head,
-                       WEFT_HTTP_HEAD_SPARE); /* a line that finds no room says so */
+  /* a line that finds no room says so */
+  weft_http_spare_take(&transfer->head, WEFT_HTTP_HEAD_SPARE);
 }
 
 /* A line that begins with a blank goes on with the value before it. */

@@ -8,8 +8,8 @@
 
 #include "mem.h"
 
-static pthread_mutex_t free_lock =
-    PTHREAD_MUTEX_INITIALIZER;                   /* a leaf: nothing is locked under it */
+/* a leaf: nothing is locked under it */
+static pthread_mutex_t free_lock = PTHREAD_MUTEX_INITIALIZER;
 static weft_inbox *free_lists[WEFT_INBOX_KINDS]; /* guarded by free_lock */
 static weft_inbox *scripts; /* all that sleep on a descriptor; guarded by free_lock */
 

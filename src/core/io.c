@@ -1,8 +1,8 @@
 /* io.c: the I/O thread.
  *
- * Owns the poller, the table of watched descriptors and the list of posted
- * jobs. One thread runs the loop; any thread posts, wakes, starts. Invariant: whatever is posted or
- * started before weft_io_wake returns is seen by the next turn of the loop.
+ * Owns the poller, the table of watched descriptors and the list of posted jobs. One thread runs
+ * the loop; any thread posts, wakes, starts. Invariant: whatever is posted or started before
+ * weft_io_wake returns is seen by the next turn of the loop.
  *
  * Lock order: `lock` is a leaf; nothing is called under it.
  */

@@ -22,8 +22,8 @@ void weft_io_wake(void);
  * thread must have been started. */
 void weft_io_post(weft_io_job *job);
 
-/* [I/O] Calls ready(fd, events of poll, arg) when `fd` is ready; replaces what was set for it before.
- * events 0 takes it out. Returns 0 or an errno value. */
+/* [I/O] Calls ready(fd, events of poll, arg) when `fd` is ready; replaces what was set for it
+ * before. events 0 takes it out. Returns 0 or an errno value. */
 int weft_io_watch(int fd, uint32_t events, void (*ready)(int fd, uint32_t events, void *arg),
                   void *arg);
 /* [I/O] Forgets `fd`, which its owner is about to close. */

@@ -37,8 +37,8 @@ struct weft_limiter {
 extern const weft_handle_type weft_limiter_type;
 
 /* As weft_limiter_allow for waiter->weight, but WEFT_WOULD_WAIT says that the waiter was queued.
- * WEFT_TOO_LATE: its turn would not come before `deadline_ns`. No other source may hold the waiter's
- * wait yet. */
+ * WEFT_TOO_LATE: its turn would not come before `deadline_ns`. No other source may hold the
+ * waiter's wait yet. */
 int weft_limiter_take_or_wait(weft_limiter *limiter, uint64_t deadline_ns, weft_waiter *waiter);
 /* Takes the waiter out and lets the next ones proceed; nothing when it is queued no more. When the
  * wait's winner is this waiter, its tokens are taken and its wake is due. */

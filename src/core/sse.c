@@ -253,8 +253,8 @@ static int take_rest(weft_sse *sse) {
   return rc == WEFT_OK ? WEFT_WOULD_WAIT : fail(sse, rc);
 }
 
-/* Takes a piece of one byte in the midst of a line, where nothing has to be looked for: 1, or 0 when
- * there is more to it. */
+/* Takes a piece of one byte in the midst of a line, where nothing has to be looked for: 1, or 0
+ * when there is more to it. */
 static int take_byte(weft_sse *sse) {
   if (sse->end - sse->cursor != 1 || *sse->cursor == '\n' || *sse->cursor == '\r')
     return 0;

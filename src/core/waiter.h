@@ -23,8 +23,8 @@ typedef struct weft_waiter weft_waiter;
 
 struct weft_wait {
   weft_wait *next; /* the source's from claim to wake, then the inbox's */
-  void (*wake)(
-      weft_wait *);        /* called by the winning source without locks; the last thing it does */
+  /* called by the winning source without locks; the last thing it does */
+  void (*wake)(weft_wait *);
   _Atomic uint32_t winner; /* 0: pending; else 1 + index of the waiter that was claimed */
 };
 
@@ -74,8 +74,8 @@ static inline int weft_waiter_outcome(const weft_waiter *waiter) {
 
 /* All of these are called under the lock that guards the list. */
 void weft_waitlist_push(weft_waitlist *list, weft_waiter *waiter);
-void weft_waitlist_remove(weft_waitlist *list,
-                          weft_waiter *waiter); /* nothing when it is not in it */
+/* Nothing when it is not in it. */
+void weft_waitlist_remove(weft_waitlist *list, weft_waiter *waiter);
 /* Unlinks waiters from the front until one could be claimed: adds its wait to `woken` and
  * returns it, or NULL when none is left. Its slot is the claimer's until weft_wake. A claim
  * cannot be taken back: claim only when what the waiter waits for can be delivered under the

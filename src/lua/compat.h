@@ -87,7 +87,8 @@ static inline int weft_is_plain_integer(lua_State *L, int index) {
 
 #endif
 
-/* luaL_error that names the script's line, not one of weft's own files or of a shim; see errors.c. */
+/* luaL_error that names the script's line, not one of weft's own files or of a shim; see errors.c.
+ */
 int weft_raise_at_script(lua_State *L, const char *format, ...);
 #undef luaL_error
 #define luaL_error weft_raise_at_script

@@ -62,9 +62,9 @@ typedef struct weft_encoder {
   const weft_code *lone_code;
 } weft_encoder;
 
-/* Calls function(value at `index`, light userdata `arg`), which allocates Lua memory: finalizers that it
- * runs do not write over the message that is half done, though they send something. Raises what that
- * raises. */
+/* Calls function(value at `index`, light userdata `arg`), which allocates Lua memory: finalizers
+ * that it runs do not write over the message that is half done, though they send something. Raises
+ * what that raises. */
 void weft_encode_undisturbed(weft_encoder *e, lua_CFunction function, int index, void *arg);
 /* Raises "<path>: <type> cannot be sent; <advice>", with the words of its own class if that has
  * any. The culprit is on top of the stack, which it leaves. Returns when it may be part of a module

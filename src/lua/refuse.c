@@ -112,7 +112,8 @@ static const char *push_advice(lua_State *L, int index, const char *otherwise) {
     if (lua_type(L, -1) == LUA_TSTRING)
       return lua_tostring(L, -1);
   }
-  return lua_pushstring(L, otherwise), lua_tostring(L, -1);
+  lua_pushstring(L, otherwise);
+  return lua_tostring(L, -1);
 }
 
 typedef struct refusal {

@@ -29,8 +29,8 @@ typedef struct weft_code {
   char where[80]; /* "file.lua:12" */
   int env;        /* which captured variable is _ENV; 0: none */
   int upvalue_count;
-  _Atomic uint8_t
-      is_rich; /* was sent with more than a few short plain values: see weft_encode_task */
+  /* was sent with more than a few short plain values: see weft_encode_task */
+  _Atomic uint8_t is_rich;
 } weft_code;
 
 enum { WEFT_SHIP_CACHE = 512 };
@@ -44,9 +44,8 @@ typedef struct weft_ship {
     const weft_code *code; /* retained */
     int reference;         /* its factory in the registry */
   } loaded[WEFT_SHIP_CACHE];
-  int anchors; /* weak table: place in `sent` -> a closure that keeps the prototype's address in use
-                */
-  weft_code *last;         /* retained: what weft_ship_code returned last without the cache */
+  int anchors;     /* weak table: place in `sent` -> a closure that keeps the prototype's address */
+  weft_code *last; /* retained: what weft_ship_code returned last without the cache */
   const char *first_where; /* of the first function in the message that was decoded last, or NULL */
   size_t prototype_offset; /* see vmprobe.h; 0: the portable way */
   size_t array_offset;     /* the same */

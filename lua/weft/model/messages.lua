@@ -14,17 +14,16 @@ function messages.of(result)
   return { role = "assistant", content = result.text, tool_calls = calls, refusal = result.refusal }
 end
 
--- The function that an entry of `tool_calls` calls, and its arguments as a table.
+-- Of an entry of `tool_calls`: the function's name, its arguments as a table, and the call's id. What has not that shape
+-- is the server's to refuse.
 local function called(call)
-  local fn = type(call) == "table" and call["function"]
-  if type(fn) ~= "table" then
-    return {}, {}
-  end
+  local this = type(call) == "table" and call or {}
+  local fn = type(this["function"]) == "table" and this["function"] or {}
   local arguments = fn.arguments
   if type(arguments) == "string" then
     arguments = json.decode(arguments)
   end
-  return fn, type(arguments) == "table" and arguments or {}
+  return fn.name, type(arguments) == "table" and arguments or {}, this.id
 end
 
 local function has_calls(message)
@@ -44,8 +43,8 @@ local function blocks_of(message)
     blocks[1] = { type = "text", text = message.content }
   end
   for _, call in ipairs(message.tool_calls) do
-    local fn, arguments = called(call)
-    blocks[#blocks + 1] = { type = "tool_use", id = type(call) == "table" and call.id or nil, name = fn.name, input = arguments }
+    local name, arguments, id = called(call)
+    blocks[#blocks + 1] = { type = "tool_use", id = id, name = name, input = arguments }
   end
   return { role = "assistant", content = blocks }
 end
@@ -88,11 +87,11 @@ function messages.for_ollama(list)
       out[i] = copy(message)
       out[i].tool_calls = {}
       for k, call in ipairs(message.tool_calls) do
-        local fn, arguments = called(call)
-        if type(call) == "table" and call.id then
-          names[call.id] = fn.name
+        local name, arguments, id = called(call)
+        if id then
+          names[id] = name
         end
-        out[i].tool_calls[k] = { ["function"] = { name = fn.name, arguments = arguments } }
+        out[i].tool_calls[k] = { ["function"] = { name = name, arguments = arguments } }
       end
     elseif message.role == "tool" and message.tool_name == nil then
       out[i] = copy(message)
